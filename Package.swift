@@ -1,0 +1,108 @@
+// swift-tools-version: 6.2
+import PackageDescription
+
+let language: [SwiftSetting] = [
+    .swiftLanguageMode(.v6),
+    .enableUpcomingFeature("ExistentialAny"),
+    .enableUpcomingFeature("InternalImportsByDefault"),
+    .enableUpcomingFeature("MemberImportVisibility"),
+    .treatAllWarnings(as: .error),
+]
+/// Every module but the three below: each unsafe expression carries its mark.
+let strict = language + [.strictMemorySafety()]
+/// `Host`, `Ioreq` and `Processor` are the modules that own raw memory (docs/decisions/0001.md).
+let raw = language
+
+let package = Package(
+    name: "apus",
+    products: [
+        .executable(name: "xl", targets: ["xl"]),
+        .executable(name: "hypervisor", targets: ["hypervisor"]),
+        .executable(name: "device-model", targets: ["device-model"]),
+    ],
+    targets: [
+        // Host: what Apus asks of Linux and of C libraries.
+        .target(name: "CHost", path: "Sources/Host/CHost"),
+        .target(name: "Host", dependencies: ["CHost"], path: "Sources/Host/Host", swiftSettings: raw),
+        .systemLibrary(name: "CXen", path: "Sources/Host/CXen", providers: [.apt(["libxen-dev"])]),
+        .systemLibrary(
+            name: "CVNC", path: "Sources/Host/CVNC", pkgConfig: "libvncserver", providers: [.apt(["libvncserver-dev"])]),
+        .systemLibrary(name: "CAIO", path: "Sources/Host/CAIO", providers: [.apt(["libaio-dev"])]),
+
+        // Hypervisor.
+        .target(name: "Registers", path: "Sources/Hypervisor/Registers", swiftSettings: strict),
+        .target(
+            name: "Machine", dependencies: ["Registers"], path: "Sources/Hypervisor/Machine", swiftSettings: strict),
+        .target(name: "Ioreq", dependencies: ["CXen", "Host"], path: "Sources/Hypervisor/Ioreq", swiftSettings: raw),
+        .target(name: "CProcessor", path: "Sources/Hypervisor/CProcessor"),
+        .target(
+            name: "Processor", dependencies: ["CProcessor"], path: "Sources/Hypervisor/Processor", swiftSettings: raw),
+        .target(
+            name: "Chips", dependencies: ["Machine", "Registers"], path: "Sources/Hypervisor/Chips",
+            swiftSettings: strict),
+        .target(
+            name: "Kernel",
+            dependencies: [
+                "Chips", "CProcessor", "DomainConfig", "Host", "Ioreq", "Machine", "Processor", "Registers",
+            ],
+            path: "Sources/Hypervisor/Kernel", swiftSettings: strict),
+        .executableTarget(
+            name: "hypervisor", dependencies: ["DomainConfig", "Host", "Kernel"],
+            path: "Sources/Hypervisor/hypervisor", swiftSettings: strict),
+
+        // Device model.
+        .target(
+            name: "PCI", dependencies: ["Machine", "Registers"], path: "Sources/DeviceModel/PCI", swiftSettings: strict),
+        .target(
+            name: "Storage", dependencies: ["CAIO", "Host", "Machine", "PCI", "Registers"],
+            path: "Sources/DeviceModel/Storage", swiftSettings: strict),
+        .target(
+            name: "Display", dependencies: ["CVNC", "Host", "Machine", "PCI", "Registers"],
+            path: "Sources/DeviceModel/Display", swiftSettings: strict),
+        .target(
+            name: "Input", dependencies: ["Machine", "Registers"], path: "Sources/DeviceModel/Input",
+            swiftSettings: strict),
+        .target(
+            name: "Firmware", dependencies: ["Machine", "Registers"], path: "Sources/DeviceModel/Firmware",
+            swiftSettings: strict),
+        .target(
+            name: "PCBoard",
+            dependencies: [
+                "Chips", "Display", "DomainConfig", "Firmware", "Host", "Input", "Ioreq", "Machine", "PCI", "Registers",
+                "Storage",
+            ],
+            path: "Sources/DeviceModel/PCBoard", swiftSettings: strict),
+        .executableTarget(
+            name: "device-model", dependencies: ["DomainConfig", "Host", "PCBoard"],
+            path: "Sources/DeviceModel/device-model", swiftSettings: strict),
+
+        // Toolstack.
+        .target(name: "DomainConfig", path: "Sources/Toolstack/DomainConfig", swiftSettings: strict),
+        .target(
+            name: "Toolstack", dependencies: ["DomainConfig", "Host"], path: "Sources/Toolstack/Toolstack",
+            swiftSettings: strict),
+        .executableTarget(
+            name: "xl", dependencies: ["DomainConfig", "Host", "Toolstack"], path: "Sources/Toolstack/xl",
+            swiftSettings: strict),
+
+        // Tests: one target a family, so that each can be built alone.
+        .target(
+            name: "DeviceContract", dependencies: ["Machine"], path: "Tests/DeviceContract", swiftSettings: language),
+        .testTarget(
+            name: "MachineTests", dependencies: ["DeviceContract", "Machine", "Registers"], swiftSettings: language),
+        .testTarget(name: "IoreqTests", dependencies: ["Host", "Ioreq"], swiftSettings: language),
+        .testTarget(
+            name: "ChipsTests", dependencies: ["Chips", "DeviceContract", "Machine", "Registers"],
+            swiftSettings: language),
+        .testTarget(
+            name: "ProcessorTests", dependencies: ["CProcessor", "Processor"], swiftSettings: language),
+        .testTarget(name: "KernelTests", dependencies: ["Kernel", "Ioreq", "Machine"], swiftSettings: language),
+        .testTarget(
+            name: "DeviceModelTests",
+            dependencies: [
+                "DeviceContract", "Display", "Firmware", "Host", "Input", "Machine", "PCBoard", "PCI", "Registers",
+                "Storage",
+            ], swiftSettings: language),
+        .testTarget(name: "ToolstackTests", dependencies: ["DomainConfig", "Toolstack"], swiftSettings: language),
+    ]
+)

@@ -1,0 +1,26 @@
+// System calls that Swift cannot name itself: variadic or macro-shaped ones.
+#ifndef CHOST_H
+#define CHOST_H
+#include <stdint.h>
+#include <stddef.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/timerfd.h>
+
+/// Waits while `*word == expected`, at most `nanoseconds` (UINT64_MAX: for ever). 0 or -errno.
+int chost_futex_wait(volatile uint32_t *word, uint32_t expected, uint64_t nanoseconds);
+/// Wakes up to `count` waiters. The number woken, or -errno.
+int chost_futex_wake(volatile uint32_t *word, int count);
+/// A memory file of `size` bytes, close-on-exec. Descriptor or -errno.
+int chost_memfd(const char *name, uint64_t size);
+/// Sends one message with up to 8 descriptors over a Unix socket. Bytes sent or -errno.
+long chost_send_descriptors(int socket, const void *bytes, size_t count, const int *descriptors, int descriptor_count);
+/// Receives one message with up to 8 descriptors (close-on-exec); `*descriptor_count` is set. Bytes or -errno.
+long chost_receive_descriptors(int socket, void *bytes, size_t count, int *descriptors, int *descriptor_count);
+/// Loads a seccomp filter that ends the process on any call not in `allowed`. 0 or -errno.
+int chost_seccomp_allow(const int *allowed, int count);
+/// open(2) and ioctl(2) without the variadic part. Result or -errno.
+int chost_open(const char *path, int flags, unsigned mode);
+int chost_ioctl(int descriptor, unsigned long request, void *argument);
+int chost_fcntl(int descriptor, int command, long argument);
+#endif

@@ -1,0 +1,157 @@
+// The state of one virtual CPU and the form of one decoded instruction.
+//
+// These are C structures so that their layout is fixed: the interpreter reaches
+// them through one pointer, and a translator can address them by offset.
+// Source: Intel SDM volumes 1-3, AMD APM volume 2.
+#ifndef CPROCESSOR_H
+#define CPROCESSOR_H
+
+#include <stdint.h>
+#include <stdbool.h>
+#include <stddef.h>
+
+#pragma clang assume_nonnull begin
+
+typedef struct apus_vcpu apus_vcpu;
+typedef struct apus_insn apus_insn;
+
+/// Executes one decoded instruction; the result is one of APUS_NEXT ... APUS_EXIT.
+typedef uint32_t (*apus_handler)(apus_vcpu *, const apus_insn *);
+
+enum {
+    APUS_NEXT = 0,  ///< go on with the next instruction of the block
+    APUS_JUMP = 1,  ///< `rip` has been set: look the next block up
+    APUS_FAULT = 2, ///< `pending` describes an exception; `rip + insn->start` is its address
+    APUS_EXIT = 3,  ///< `exit_reason` tells why the engine returns; `rip` has been set
+    APUS_END = 4,   ///< the instruction is complete, but the block must end behind it
+};
+
+/// One decoded instruction, 48 bytes. A block is an array of these.
+struct apus_insn {
+    apus_handler handler;
+    uint64_t imm;      ///< immediate, sign-extended to 64 bits where the instruction extends it
+    int32_t disp;      ///< displacement; for RIP-relative operands already less `base` = RIP of the block
+    uint16_t start;    ///< first byte, counted from the block's first byte
+    uint16_t next;     ///< byte behind the instruction, counted the same way
+    uint16_t opcode;   ///< map << 8 | opcode byte; maps as in APUS_MAP_*
+    uint8_t modrm;     ///< ModRM byte as fetched
+    uint8_t reg;       ///< ModRM.reg with REX.R / VEX.R
+    uint8_t rm;        ///< ModRM.rm with REX.B, when `mod` == 3
+    uint8_t base;      ///< base register, APUS_NO_REG, or APUS_RIP
+    uint8_t index;     ///< index register or APUS_NO_REG
+    uint8_t scale;     ///< 0...3
+    uint8_t segment;   ///< effective segment of the memory operand (APUS_ES ...)
+    uint8_t op_size;   ///< operand size in bytes: 1, 2, 4, 8
+    uint8_t addr_size; ///< address size in bytes: 2, 4, 8
+    uint8_t prefixes;  ///< APUS_PREFIX_*
+    uint8_t mem;       ///< 1 when ModRM names memory
+    uint8_t vvvv;      ///< VEX.vvvv register
+    uint8_t vex;       ///< 0, or 1 | VEX.L << 1 | VEX.W << 2
+    uint8_t thunk_hint;
+    void *_Nullable extra; ///< native thunk, or whatever the handler keeps
+};
+
+enum { APUS_MAP_1 = 0, APUS_MAP_0F = 1, APUS_MAP_0F38 = 2, APUS_MAP_0F3A = 3 };
+enum { APUS_NO_REG = 0xFF, APUS_RIP = 0xFE };
+enum {
+    APUS_PREFIX_LOCK = 1, APUS_PREFIX_REPNE = 2, APUS_PREFIX_REP = 4, APUS_PREFIX_66 = 8,
+    APUS_PREFIX_67 = 16, APUS_PREFIX_REX = 32, APUS_PREFIX_REXW = 64, APUS_PREFIX_SEGMENT = 128,
+};
+
+enum { APUS_RAX, APUS_RCX, APUS_RDX, APUS_RBX, APUS_RSP, APUS_RBP, APUS_RSI, APUS_RDI };
+enum { APUS_ES, APUS_CS, APUS_SS, APUS_DS, APUS_FS, APUS_GS, APUS_LDTR, APUS_TR };
+
+/// A segment register with its hidden part. `access` holds descriptor bits as
+/// VMX's access rights do: 0-3 type, 4 S, 5-6 DPL, 7 P, 12 AVL, 13 L, 14 D/B, 15 G.
+/// `limit` is in bytes, after scaling by G. A null selector has access == 0.
+typedef struct apus_segment {
+    uint64_t base;
+    uint32_t limit;
+    uint16_t selector;
+    uint16_t access;
+} apus_segment;
+
+typedef struct apus_table { uint64_t base; uint32_t limit; } apus_table;
+
+/// A soft TLB entry: `tag` is the linear page address, or all-ones when empty.
+/// Host address = linear address + `addend` (wrapping).
+typedef struct apus_tlb_entry { uint64_t tag; uint64_t addend; } apus_tlb_entry;
+
+enum { APUS_TLB_ENTRIES = 1024 };
+/// A set of entries for each way to look at memory.
+enum { APUS_TLB_SUPERVISOR = 0, APUS_TLB_USER = 1, APUS_TLB_SUPERVISOR_AC = 2, APUS_TLB_MODES = 3 };
+
+/// Why the engine came back.
+enum {
+    APUS_EXIT_ATTENTION = 0, ///< somebody set `attention`
+    APUS_EXIT_HALT = 1,      ///< HLT with nothing to deliver
+    APUS_EXIT_SHUTDOWN = 2,  ///< triple fault
+    APUS_EXIT_HYPERCALL = 3, ///< VMCALL or VMMCALL; `rip` is behind it
+    APUS_EXIT_INTERRUPT_WINDOW = 4, ///< an interrupt was waiting and can be delivered now
+    APUS_EXIT_FATAL = 5,     ///< the engine cannot go on; `exit_detail` holds a code
+};
+
+/// FXSAVE image and XSAVE header (SDM vol. 1 §13.4): x87/MMX at 32, XMM at 160.
+typedef struct apus_fpu { _Alignas(64) uint8_t bytes[1024]; } apus_fpu;
+
+struct apus_vcpu {
+    uint64_t gpr[16];
+    uint64_t rip;            ///< while a block runs: RIP of the block's first byte
+    uint32_t arith_flags;    ///< CF PF AF ZF SF OF at their places in RFLAGS, no other bit
+    uint32_t system_flags;   ///< every other bit of RFLAGS; bit 1 is always set
+    apus_segment seg[8];
+
+    // What handlers test often; kept by `updateMode` in the system part.
+    uint8_t cpl;
+    uint8_t code_size;       ///< default operand size of CS: 2, 4 or 8 (8: 64-bit mode)
+    uint8_t stack_size;      ///< width of the stack pointer: 2, 4 or 8
+    uint8_t tlb_mode;        ///< index of the TLB set in use
+    uint32_t mode_key;       ///< all that decoding and handler choice depend on; part of the block key
+    bool protected_mode;     ///< CR0.PE and not virtual-8086
+    bool long_mode;          ///< EFER.LMA
+    bool paging;             ///< CR0.PG
+    bool flat_data;          ///< DS, ES, SS: base 0, limit 4 GiB, writable (or 64-bit mode)
+
+    uint64_t cr0, cr2, cr3, cr4, cr8, xcr0, efer;
+    uint64_t dr[8];
+    apus_table gdtr, idtr;
+    uint64_t star, lstar, cstar, sfmask, kernel_gs_base;
+    uint64_t sysenter_cs, sysenter_esp, sysenter_eip;
+    uint64_t tsc_offset, tsc_aux, pat, apic_base, misc_enable, xss;
+    uint64_t mtrr_def_type, mtrr_fixed[11], mtrr_variable[16];
+    uint64_t smi_count;
+
+    // Exception being raised.
+    uint8_t pending_vector;
+    bool pending_has_error;
+    uint8_t pending_kind;    ///< 0 fault, 1 trap (RIP already behind), 2 software INT, 3 INT3/INTO, 4 ICEBP
+    uint32_t pending_error;
+    uint64_t pending_cr2;
+    uint64_t pending_dr6;
+
+    bool interrupt_shadow;   ///< STI or MOV SS was just executed
+    bool nmi_blocked;
+    bool halted;
+    bool nmi_pending;
+    uint8_t exit_reason;
+    uint64_t exit_detail;
+
+    /// Raised by other threads and processes to bring the vCPU out of its loop.
+    volatile uint32_t *attention;
+    /// Owner's reference, passed back to every callback.
+    void *_Nullable context;
+
+    // Guest RAM as the engine sees it. A physical page `p` of RAM is at
+    // `ram + page_offset`; see Memory.swift for the map.
+    uint64_t instructions;   ///< retired, for statistics
+
+    apus_tlb_entry *tlb_read;  ///< the active set, APUS_TLB_ENTRIES each
+    apus_tlb_entry *tlb_write;
+    apus_tlb_entry tlb[APUS_TLB_MODES][2][APUS_TLB_ENTRIES]; ///< [mode][0 read, 1 write]
+
+    apus_fpu fpu;
+    _Alignas(64) uint8_t scratch[256]; ///< operands of native thunks
+};
+
+#pragma clang assume_nonnull end
+#endif

@@ -1,0 +1,47 @@
+import Foundation
+public import Machine
+public import Testing
+
+/// The rules every device keeps. A new device gets all of them by one line.
+public func expectContract<D: Device>(
+    seed: UInt64 = 42, accesses: Int = 2_000, sourceLocation: SourceLocation = #_sourceLocation, of make: () -> D
+) throws {
+    let device = make()
+    let slot = Slot("it", device)
+    var random = SplitMix(seed: seed)
+    var now: UInt64 = 0
+    for _ in 0..<accesses where !device.regions.isEmpty {
+        let region = Int.random(in: 0..<device.regions.count, using: &random)
+        let size = device.regions[region].range.upperBound - device.regions[region].range.lowerBound
+        let width = [Width.byte, .word, .long, .quad].randomElement(using: &random) ?? .byte
+        let access = Access(region: region, offset: .random(in: 0...size, using: &random), width: width)
+        now += .random(in: 0...2_000_000, using: &random)
+        if Bool.random(using: &random) {
+            slot.write(.random(in: 0 ... .max, using: &random), access, at: Instant(nanoseconds: now))
+        } else {
+            _ = slot.read(access, at: Instant(nanoseconds: now))
+        }
+    }
+    let before = device.state
+    device.settle()
+    #expect(device.state == before, "settle changes no state", sourceLocation: sourceLocation)
+    let saved = try JSONEncoder().encode(device.state)
+    #expect(
+        try JSONDecoder().decode(D.State.self, from: saved) == device.state, "a saved state loads as it was",
+        sourceLocation: sourceLocation)
+    device.state.reset(.powerOn)
+    #expect(device.state == make().state, "reset is the power-on value", sourceLocation: sourceLocation)
+}
+
+/// A small seeded generator, so that every random test can be repeated.
+public struct SplitMix: RandomNumberGenerator {
+    public var seed: UInt64
+    public init(seed: UInt64) { self.seed = seed }
+    public mutating func next() -> UInt64 {
+        seed &+= 0x9E37_79B9_7F4A_7C15
+        var z = seed
+        z = (z ^ (z >> 30)) &* 0xBF58_476D_1CE4_E5B9
+        z = (z ^ (z >> 27)) &* 0x94D0_49BB_1331_11EB
+        return z ^ (z >> 31)
+    }
+}

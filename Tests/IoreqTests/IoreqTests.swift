@@ -1,0 +1,74 @@
+import Foundation
+import Host
+import Ioreq
+import Testing
+
+@Suite("ioreq port") struct IoreqTests {
+    @Test("A read crosses to the server and its answer comes back") func roundTrip() throws {
+        let pages = try IoreqPages.make()
+        let doorbell = Descriptor(owning: 0x7FFF)  // nobody sleeps in this test
+        let done = DispatchSemaphore(value: 0)
+        Thread.detachNewThread {
+            let server = IoreqServer(pages, vcpus: 1, doorbell: doorbell)
+            server.handler = { request in request.address &+ UInt64(request.size) }
+            while !server.serve() {}
+            done.signal()
+        }
+        let client = IoreqClient(pages, doorbell: doorbell)
+        #expect(client.submit(Request(.port, address: 0x1F7, size: 1, isRead: true), vcpu: 0) == 0x1F8)
+        done.wait()
+    }
+
+    @Test("Posted writes arrive in order, before the request behind them") func posted() throws {
+        let pages = try IoreqPages.make()
+        let doorbell = Descriptor(owning: 0x7FFF)
+        let client = IoreqClient(pages, doorbell: doorbell)
+        for value in 0..<511 {
+            #expect(
+                client.post(Request(.memory, address: 0xB8000, size: 2, isRead: false, data: UInt64(value))))
+        }
+        #expect(!client.post(Request(.memory, address: 0xB8000, size: 2, isRead: false)), "the ring is full")
+        let server = IoreqServer(pages, vcpus: 1, doorbell: doorbell)
+        var seen: [UInt64] = []
+        server.handler = { request in
+            seen.append(request.data)
+            return 0
+        }
+        #expect(server.serve())
+        #expect(seen == Array(0..<511))
+    }
+
+    @Test("A line that went up and down again is still seen as risen") func rises() throws {
+        let pages = try IoreqPages.make()
+        #expect(pages.driveLine(14, true))
+        #expect(!pages.driveLine(14, true), "the level it has makes no edge")
+        #expect(pages.driveLine(14, false))
+        #expect(pages.takeLines() == (0, 1 << 14))
+        #expect(pages.takeLines() == (0, 0))
+    }
+
+    @Test(
+        "Commands come out as they went in",
+        arguments: [
+            Command.mapVideo(at: 0xF000_0000), .mapVideo(at: nil), .shadow(segment: 12, read: true, write: false),
+            .modified(at: 0x1000, bytes: 512), .a20(false), .initialise, .reset, .powerOff,
+        ])
+    func commands(command: Command) throws {
+        let pages = try IoreqPages.make()
+        pages.send(command)
+        #expect(pages.takeCommand() == command)
+        #expect(pages.takeCommand() == nil)
+    }
+
+    @Test("RAM above the PCI hole begins at 4 GiB") func layout() {
+        // The layout is arithmetic; a sparse file of 5 GiB costs nothing.
+        guard let ram = try? GuestRAM.make(size: 5 << 30) else { return }
+        #expect(ram.offset(of: 0, bytes: 1) == 0)
+        #expect(ram.offset(of: 0xDFFF_FFFF, bytes: 1) == 0xDFFF_FFFF)
+        #expect(ram.offset(of: 0xDFFF_FFFF, bytes: 2) == nil)
+        #expect(ram.offset(of: 0xE000_0000, bytes: 1) == nil)
+        #expect(ram.offset(of: 0x1_0000_0000, bytes: 1) == 0xE000_0000)
+        #expect(ram.offset(of: 0x1_5FFF_FFFF, bytes: 1) == (5 << 30) - 1)
+        #expect(ram.offset(of: 0x1_6000_0000, bytes: 1) == nil)
+    }
+}
