@@ -103,6 +103,7 @@ let package = Package(
                 "DeviceContract", "Display", "Firmware", "Host", "Input", "Machine", "PCBoard", "PCI", "Registers",
                 "Storage",
             ], swiftSettings: language),
+        .testTarget(name: "DomainTests", swiftSettings: language),
         .testTarget(name: "ToolstackTests", dependencies: ["DomainConfig", "Toolstack"], swiftSettings: language),
     ]
 )

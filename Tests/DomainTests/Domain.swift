@@ -1,0 +1,163 @@
+import Foundation
+import Glibc
+
+/// Where the programs and guests are, and one run directory for all tests of this process.
+enum Site {
+    static let root = URL(fileURLWithPath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
+        .deletingLastPathComponent()
+    /// The programs under test, beside the test bundle unless `APUS_BIN` names another folder.
+    static let programs =
+        ProcessInfo.processInfo.environment["APUS_BIN"].map { URL(fileURLWithPath: $0) }
+        ?? root.appendingPathComponent(".build/release")
+    static let guests = root.appendingPathComponent(".build/guests")
+    static let pictures = root.appendingPathComponent(".build/screens")
+    static let run: URL = {
+        let directory = URL(fileURLWithPath: "/tmp/apus-test-\(getpid())")
+        try? FileManager.default.createDirectory(at: directory, withIntermediateDirectories: true)
+        return directory
+    }()
+
+    /// Runs a program to its end; exit code and what it printed.
+    @discardableResult
+    static func run(_ program: URL, _ arguments: [String]) throws -> (status: Int32, output: String, error: String) {
+        let process = Process()
+        process.executableURL = program
+        process.arguments = arguments
+        var environment = ProcessInfo.processInfo.environment
+        environment["APUS_RUN_DIR"] = run.path
+        process.environment = environment
+        process.standardInput = FileHandle.nullDevice
+        // Files, not pipes: a monitor that stays behind would keep a pipe open.
+        let files = ["out", "err"].map { run.appendingPathComponent("\(UUID().uuidString).\($0)") }
+        for file in files { try Data().write(to: file) }
+        defer { for file in files { try? FileManager.default.removeItem(at: file) } }
+        process.standardOutput = try FileHandle(forWritingTo: files[0])
+        process.standardError = try FileHandle(forWritingTo: files[1])
+        try process.run()
+        process.waitUntilExit()
+        let texts = try files.map { String(decoding: try Data(contentsOf: $0), as: UTF8.self) }
+        return (process.terminationStatus, texts[0], texts[1])
+    }
+
+    /// An empty sparse disk image.
+    static func makeDisk(_ name: String, bytes: UInt64) throws -> URL {
+        let file = run.appendingPathComponent(name)
+        try Data().write(to: file)
+        try FileHandle(forWritingTo: file).truncate(atOffset: bytes)
+        return file
+    }
+
+    static func xl(_ arguments: String...) throws -> (status: Int32, output: String, error: String) {
+        try run(programs.appendingPathComponent("xl"), arguments)
+    }
+}
+
+/// A domain created from a config text, destroyed when the test lets go of it.
+final class Domain {
+    struct Failure: Error, CustomStringConvertible {
+        var description: String
+    }
+    let name: String
+    let id: Int
+    private let file: URL
+
+    /// Writes `lines` and a name into a config file and runs `xl create` on it.
+    init(_ name: String, _ lines: String) throws {
+        self.name = "\(name)-\(getpid())"
+        file = Site.run.appendingPathComponent("\(name).cfg")
+        try Data("name = '\(self.name)'\n\(lines)\n".utf8).write(to: file)
+        let created = try Site.xl("create", file.path)
+        guard created.status == 0 else { throw Failure(description: created.error) }
+        id = Int(try Site.xl("domid", self.name).output.trimmingCharacters(in: .whitespacesAndNewlines)) ?? -1
+    }
+
+    deinit { _ = try? Site.xl("destroy", name) }
+
+    var directory: URL { Site.run.appendingPathComponent("domains/\(id)") }
+    var isListed: Bool { (try? Site.xl("list", name).status) == 0 }
+
+    /// The port its screen is on.
+    var vncPort: Int {
+        let text = (try? String(contentsOf: directory.appendingPathComponent("vnc"), encoding: .utf8)) ?? ""
+        return text.split(whereSeparator: \.isWhitespace).last.flatMap { Int($0) } ?? 0
+    }
+
+    func viewer() throws -> VNCClient { try VNCClient(port: vncPort) }
+
+    /// Looks at the screen until its recognised text contains each of `words`; the text.
+    @discardableResult
+    func waitForScreen(_ words: String..., within seconds: Int = 120) throws -> String {
+        let end = Date().addingTimeInterval(Double(seconds))
+        var text = ""
+        while Date() < end {
+            let viewer = try viewer()
+            try viewer.refresh()
+            text = try recognise(viewer)
+            let flat = text.lowercased().filter { !$0.isWhitespace }
+            if words.allSatisfy({ flat.contains($0.lowercased().filter { !$0.isWhitespace }) }) { return text }
+            guard isListed else { break }
+            usleep(1_000_000)
+        }
+        throw Failure(
+            description: "\(name): the screen never showed \(words); last seen:\n\(text)\nBIOS and hypervisor said:\n"
+                + logTail())
+    }
+
+    /// The screen's text, as tesseract reads it; the picture stays under `.build/screens`.
+    func recognise(_ viewer: VNCClient) throws -> String {
+        try FileManager.default.createDirectory(at: Site.pictures, withIntermediateDirectories: true)
+        let picture = Site.pictures.appendingPathComponent("\(name).ppm")
+        try viewer.ppm(scale: 2).write(to: picture)
+        return try Site.run(URL(fileURLWithPath: "/usr/bin/tesseract"), [picture.path, "-", "--psm", "6"]).output
+    }
+
+    private func logTail() -> String {
+        ["bios.log", "hypervisor.log", "device-model.log"].map { file in
+            let text = (try? String(contentsOf: directory.appendingPathComponent(file), encoding: .utf8)) ?? "none"
+            return "\(file): \(text.split(separator: "\n").suffix(12).joined(separator: "\n"))"
+        }.joined(separator: "\n")
+    }
+
+    /// The guest's serial console, opened as a terminal is.
+    func console() throws -> Console { try Console(directory.appendingPathComponent("console").path) }
+}
+
+/// The host's end of the guest's COM1.
+final class Console {
+    private let descriptor: Int32
+    private(set) var text = ""
+
+    init(_ path: String) throws {
+        descriptor = open(path, O_RDWR | O_NOCTTY | O_NONBLOCK)
+        guard descriptor >= 0 else { throw Domain.Failure(description: "cannot open \(path)") }
+        var mode = termios()
+        tcgetattr(descriptor, &mode)
+        cfmakeraw(&mode)
+        tcsetattr(descriptor, TCSANOW, &mode)
+    }
+
+    deinit { close(descriptor) }
+
+    func send(_ line: String) { _ = line.withCString { write(descriptor, $0, strlen($0)) } }
+
+    /// Reads until `words` has come; everything read since the last call.
+    @discardableResult
+    func wait(for words: String, within seconds: Int = 120) throws -> String {
+        let end = Date().addingTimeInterval(Double(seconds))
+        text = ""
+        while Date() < end {
+            var bytes = [UInt8](repeating: 0, count: 4096)
+            let got = read(descriptor, &bytes, bytes.count)
+            if got > 0 { text += String(decoding: bytes.prefix(got), as: UTF8.self) } else { usleep(50_000) }
+            if text.contains(words) { return text }
+        }
+        throw Domain.Failure(description: "the console never said '\(words)'; it said:\n\(text.suffix(3000))")
+    }
+
+    /// Types a command at a shell and returns what it printed.
+    func run(_ command: String, within seconds: Int = 60) throws -> String {
+        send("\(command); echo DONE-$?-EN''D\n")
+        let output = try wait(for: "-END", within: seconds)
+        return output
+    }
+}
