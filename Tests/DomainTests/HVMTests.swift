@@ -83,7 +83,7 @@ import Testing
     func installer() throws {
         let domain = try Domain(
             "installer", Self.cdrom(Site.guests.appendingPathComponent("installer.iso").path, memory: 1024))
-        try domain.waitForScreen("installer menu", "Install", within: 120)
+        try domain.waitForScreen("installer menu", "Advanced options", within: 120)
         try domain.viewer().key(Keysym.enter)
         try domain.waitForScreen("Select a language", within: 1800)
         try domain.viewer().key(Keysym.enter)
