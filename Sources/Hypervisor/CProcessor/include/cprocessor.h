@@ -92,7 +92,8 @@ enum {
 };
 
 /// FXSAVE image and XSAVE header (SDM vol. 1 §13.4): x87/MMX at 32, XMM at 160.
-typedef struct apus_fpu { _Alignas(64) uint8_t bytes[1024]; } apus_fpu;
+/// Aligned to 16 only: Swift imports nothing that is aligned more strictly.
+typedef struct apus_fpu { _Alignas(16) uint8_t bytes[1024]; } apus_fpu;
 
 struct apus_vcpu {
     uint64_t gpr[16];
@@ -150,7 +151,7 @@ struct apus_vcpu {
     apus_tlb_entry tlb[APUS_TLB_MODES][2][APUS_TLB_ENTRIES]; ///< [mode][0 read, 1 write]
 
     apus_fpu fpu;
-    _Alignas(64) uint8_t scratch[256]; ///< operands of native thunks
+    _Alignas(16) uint8_t scratch[256]; ///< operands of native thunks
 };
 
 #pragma clang assume_nonnull end
