@@ -1,0 +1,65 @@
+// What the system half of the engine needs and Swift cannot say: TLB set
+// selection by offset, and the host's CPUID, time stamp counter and random numbers.
+// Source: Intel SDM volume 2 (CPUID, RDTSC, RDRAND, RDSEED).
+// RDRAND and RDSEED are only called when the host's CPUID offers them.
+#ifndef APUS_SYSTEM_H
+#define APUS_SYSTEM_H
+
+#include "cprocessor.h"
+
+#pragma clang assume_nonnull begin
+
+/// Makes the TLB set `mode` (APUS_TLB_*) the one in use.
+static inline void apus_select_tlb(apus_vcpu *cpu, uint8_t mode)
+{
+    cpu->tlb_mode = mode;
+    cpu->tlb_read = cpu->tlb[mode][0];
+    cpu->tlb_write = cpu->tlb[mode][1];
+}
+
+/// Segment register `index` (APUS_ES ... APUS_TR; higher numbers wrap).
+static inline apus_segment *apus_segment_at(apus_vcpu *cpu, uint32_t index)
+{
+    return &cpu->seg[index & 7];
+}
+
+/// General register `index` (wraps at 16).
+static inline uint64_t *apus_gpr_at(apus_vcpu *cpu, uint32_t index)
+{
+    return &cpu->gpr[index & 15];
+}
+
+typedef struct apus_cpuid_result { uint32_t eax, ebx, ecx, edx; } apus_cpuid_result;
+
+static inline apus_cpuid_result apus_host_cpuid(uint32_t leaf, uint32_t subleaf)
+{
+    apus_cpuid_result r;
+    __asm__ volatile("cpuid" : "=a"(r.eax), "=b"(r.ebx), "=c"(r.ecx), "=d"(r.edx) : "a"(leaf), "c"(subleaf));
+    return r;
+}
+
+static inline uint64_t apus_host_tsc(void)
+{
+    uint32_t low, high;
+    __asm__ volatile("rdtsc" : "=a"(low), "=d"(high));
+    return (uint64_t)high << 32 | low;
+}
+
+/// The host's RDRAND: false when it had no number to give.
+static inline bool apus_host_rdrand(uint64_t *value)
+{
+    bool carry;
+    __asm__ volatile("rdrand %0" : "=r"(*value), "=@ccc"(carry));
+    return carry;
+}
+
+/// The host's RDSEED: false when it had no number to give.
+static inline bool apus_host_rdseed(uint64_t *value)
+{
+    bool carry;
+    __asm__ volatile("rdseed %0" : "=r"(*value), "=@ccc"(carry));
+    return carry;
+}
+
+#pragma clang assume_nonnull end
+#endif
