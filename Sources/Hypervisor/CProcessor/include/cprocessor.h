@@ -146,6 +146,7 @@ struct apus_vcpu {
     // `ram + page_offset`; see Memory.swift for the map.
     uint64_t instructions;   ///< retired, for statistics
 
+    uint64_t padding[4];       ///< puts `fpu` and `scratch` at multiples of 64
     apus_tlb_entry *tlb_read;  ///< the active set, APUS_TLB_ENTRIES each
     apus_tlb_entry *tlb_write;
     apus_tlb_entry tlb[APUS_TLB_MODES][2][APUS_TLB_ENTRIES]; ///< [mode][0 read, 1 write]
