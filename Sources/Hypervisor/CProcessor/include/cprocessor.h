@@ -26,7 +26,7 @@ enum {
     APUS_END = 4,   ///< the instruction is complete, but the block must end behind it
 };
 
-/// One decoded instruction, 48 bytes. A block is an array of these.
+/// One decoded instruction, 64 bytes. A block is an array of these.
 struct apus_insn {
     apus_handler handler;
     uint64_t imm;      ///< immediate, sign-extended to 64 bits where the instruction extends it
@@ -48,11 +48,16 @@ struct apus_insn {
     uint8_t vvvv;      ///< VEX.vvvv register
     uint8_t vex;       ///< 0, or 1 | VEX.L << 1 | VEX.W << 2
     uint8_t thunk_hint;
+    uint8_t flat;      ///< 1: linear address = effective address, nothing to check
+    uint8_t reg_at;    ///< byte offset of `reg` within `gpr`; AH...BH are odd
+    uint8_t rm_at;     ///< the same for `rm`
+    uint64_t addr_mask; ///< what `addr_size` leaves of an effective address
     void *_Nullable extra; ///< native thunk, or whatever the handler keeps
 };
 
 enum { APUS_MAP_1 = 0, APUS_MAP_0F = 1, APUS_MAP_0F38 = 2, APUS_MAP_0F3A = 3 };
-enum { APUS_NO_REG = 0xFF, APUS_RIP = 0xFE };
+/// Indices behind `gpr`, so that an effective address needs no test: `rip` and `no_register`.
+enum { APUS_RIP = 16, APUS_NO_REG = 17 };
 enum {
     APUS_PREFIX_LOCK = 1, APUS_PREFIX_REPNE = 2, APUS_PREFIX_REP = 4, APUS_PREFIX_66 = 8,
     APUS_PREFIX_67 = 16, APUS_PREFIX_REX = 32, APUS_PREFIX_REXW = 64, APUS_PREFIX_SEGMENT = 128,
@@ -73,11 +78,28 @@ typedef struct apus_segment {
 
 typedef struct apus_table { uint64_t base; uint32_t limit; } apus_table;
 
-/// A soft TLB entry: `tag` is the linear page address, or all-ones when empty.
+/// A soft TLB entry: `tag` is the linear page address; an empty one holds a page of another index.
 /// Host address = linear address + `addend` (wrapping).
 typedef struct apus_tlb_entry { uint64_t tag; uint64_t addend; } apus_tlb_entry;
 
 enum { APUS_TLB_ENTRIES = 1024 };
+
+/// A run of decoded instructions, ended by one whose handler leaves the block.
+typedef struct apus_block apus_block;
+struct apus_block {
+    apus_insn *insns;
+    uint64_t physical;      ///< of the first byte
+    uint32_t mode_key;
+    uint32_t bytes;         ///< length of the code; 0 in a block that died
+    uint32_t count;         ///< instructions, without the closing one
+    apus_block *_Nullable next_hash; ///< chain of the lookup table
+    apus_block *_Nullable next_page; ///< chain of the blocks of one page
+};
+
+/// One entry of the jump cache: linear address and mode to block.
+typedef struct apus_jump { uint64_t linear; uint64_t key; apus_block *_Nullable block; } apus_jump;
+enum { APUS_JUMPS = 4096 };
+
 /// A set of entries for each way to look at memory.
 enum { APUS_TLB_SUPERVISOR = 0, APUS_TLB_USER = 1, APUS_TLB_SUPERVISOR_AC = 2, APUS_TLB_MODES = 3 };
 
@@ -98,6 +120,7 @@ typedef struct apus_fpu { _Alignas(16) uint8_t bytes[1024]; } apus_fpu;
 struct apus_vcpu {
     uint64_t gpr[16];
     uint64_t rip;            ///< while a block runs: RIP of the block's first byte
+    uint64_t no_register;    ///< always zero: stands for an absent base or index
     uint32_t arith_flags;    ///< CF PF AF ZF SF OF at their places in RFLAGS, no other bit
     uint32_t system_flags;   ///< every other bit of RFLAGS; bit 1 is always set
     apus_segment seg[8];
@@ -146,14 +169,24 @@ struct apus_vcpu {
     // `ram + page_offset`; see Memory.swift for the map.
     uint64_t instructions;   ///< retired, for statistics
 
-    uint64_t padding[4];       ///< puts `fpu` and `scratch` at multiples of 64
-    apus_tlb_entry *tlb_read;  ///< the active set, APUS_TLB_ENTRIES each
+    uint64_t padding[5];       ///< puts `fpu` and `scratch` at multiples of 64
+    apus_tlb_entry *tlb_read;  ///< the active set, APUS_TLB_ENTRIES each; see `selectTLB`
     apus_tlb_entry *tlb_write;
+    apus_tlb_entry *tlb_first; ///< tlb[0][0]
+    uint32_t tlb_generation;   ///< counts flushes: what depends on linear addresses dies with it
+    uint32_t jump_generation;  ///< counts flushes and lost blocks: the jump cache dies with it
+    bool window_wanted;        ///< leave when an interrupt can be taken
+    apus_jump *jumps;          ///< APUS_JUMPS entries
+    apus_block *_Nullable current; ///< the block that runs
     apus_tlb_entry tlb[APUS_TLB_MODES][2][APUS_TLB_ENTRIES]; ///< [mode][0 read, 1 write]
 
     apus_fpu fpu;
     _Alignas(16) uint8_t scratch[256]; ///< operands of native thunks
 };
+
+/// Where `seg` lies: Swift sees C arrays as tuples and takes pointers into them by offset.
+enum { APUS_SEGMENTS_OFFSET = 152 };
+_Static_assert(offsetof(apus_vcpu, seg) == APUS_SEGMENTS_OFFSET, "place of the segment registers");
 
 #pragma clang assume_nonnull end
 #endif
