@@ -23,4 +23,27 @@ int chost_seccomp_allow(const int *allowed, int count);
 int chost_open(const char *path, int flags, unsigned mode);
 int chost_ioctl(int descriptor, unsigned long request, void *argument);
 int chost_fcntl(int descriptor, int command, long argument);
+/// Starts a program. `descriptors[i]` becomes its descriptor i (-1: /dev/null); it gets no others. When the calling
+/// thread ends, it gets `death_signal` (0: nothing). The pid, or -errno, also when the program cannot be executed.
+int chost_spawn(const char *path, const char *const *arguments, const char *const *environment, const int *descriptors,
+                int descriptor_count, int death_signal, int new_session);
+/// fork(2) for a process with one thread: 0 in the child, which gets `death_signal` when the parent ends.
+int chost_fork(int death_signal);
+/// A descriptor that is readable once the process has ended, or -errno.
+int chost_pidfd(int pid);
+/// Makes orphans among the descendants children of this process. 0 or -errno.
+int chost_adopt_orphans(void);
+/// Blocks the signals and gives a descriptor to read them from, or -errno.
+int chost_signals(const int *signals, int count);
+/// Unix stream sockets (close-on-exec); long paths work too. Descriptor or -errno.
+int chost_unix_listen(const char *path);
+int chost_unix_connect(const char *path);
+/// The next connection of a listening socket (close-on-exec, non-blocking). Descriptor or -errno.
+int chost_accept(int socket);
+/// A pipe's two ends (close-on-exec): reading, writing. 0 or -errno.
+int chost_pipe(int *ends);
+/// flock(2), exclusive. 0 or -errno.
+int chost_lock(int descriptor, int wait);
+/// The CPU's answer to CPUID: eax, ebx, ecx, edx.
+void chost_cpuid(unsigned leaf, unsigned subleaf, unsigned *registers);
 #endif

@@ -1,0 +1,99 @@
+// Unix sockets that carry lines of text: one request, one answer.
+// Source: unix(7).
+// Modelled: a client with a deadline, and a server in a reactor. Not modelled: more than one request in flight.
+// Quirks: paths longer than sockaddr_un's 107 bytes work.
+internal import CHost
+internal import Glibc
+
+/// A client of a `LineServer`.
+public enum LineClient {
+    /// Sends one line to the server at `path` and waits for its answer.
+    public static func request(_ line: String, at path: String, seconds: Double = 5) throws(HostFailure) -> String {
+        let result = chost_unix_connect(path)
+        guard result >= 0 else { throw HostFailure("reach", path, result: Int(result)) }
+        let socket = Descriptor(owning: result)
+        let bytes = Array((line + "\n").utf8)
+        guard send(socket.number, bytes, bytes.count, Int32(MSG_NOSIGNAL)) == bytes.count else {
+            throw HostFailure("send to", path, code: errno)
+        }
+        let deadline = monotonicNanoseconds() + UInt64(max(0, seconds) * 1e9)
+        var answer: [UInt8] = []
+        var chunk = [UInt8](repeating: 0, count: 4096)
+        while answer.count < 1 << 20 {
+            let now = monotonicNanoseconds()
+            var watch = pollfd(fd: socket.number, events: Int16(POLLIN), revents: 0)
+            let milliseconds = now < deadline ? Int32((deadline - now) / 1_000_000 + 1) : 0
+            let ready = poll(&watch, 1, milliseconds)
+            if ready < 0 && errno == EINTR { continue }
+            guard ready > 0 else { throw HostFailure("get an answer from", path, code: ETIMEDOUT) }
+            let count = recv(socket.number, &chunk, chunk.count, 0)
+            guard count > 0 else { throw HostFailure("get an answer from", path, code: count < 0 ? errno : EPIPE) }
+            answer += chunk.prefix(count)
+            if let end = answer.firstIndex(of: 10) { return String(decoding: answer[..<end], as: UTF8.self) }
+        }
+        throw HostFailure("read the answer of", path, code: EMSGSIZE)
+    }
+}
+
+/// Serves lines on a Unix socket, in a reactor's thread. The socket file goes with it.
+public final class LineServer {
+    /// Takes a line and a way to answer it, now or later, once.
+    public typealias Handler = (_ line: String, _ answer: @escaping (String) -> Void) -> Void
+    /// A longer line ends its connection.
+    private static let longest = 1 << 16
+
+    private let path: String
+    private let reactor: Reactor
+    private let listener: Descriptor
+    private let handler: Handler
+    private var clients: [Int32: (socket: Descriptor, pending: [UInt8])] = [:]
+
+    public init(path: String, reactor: Reactor, handler: @escaping Handler) throws(HostFailure) {
+        let result = chost_unix_listen(path)
+        guard result >= 0 else { throw HostFailure("listen on", path, result: Int(result)) }
+        (self.path, self.reactor, self.handler) = (path, reactor, handler)
+        listener = Descriptor(owning: result)
+        reactor.watch(result) { [weak self] _ in self?.accept() }
+    }
+
+    public func close() {
+        reactor.unwatch(listener.number)
+        for client in clients.keys { reactor.unwatch(client) }
+        clients = [:]
+        unlink(path)
+    }
+
+    private func accept() {
+        let number = chost_accept(listener.number)
+        guard number >= 0 else { return }
+        clients[number] = (Descriptor(owning: number), [])
+        reactor.watch(number) { [weak self] _ in self?.receive(number) }
+    }
+
+    private func receive(_ number: Int32) {
+        var chunk = [UInt8](repeating: 0, count: 4096)
+        let count = recv(number, &chunk, chunk.count, 0)
+        if count < 0 && (errno == EAGAIN || errno == EINTR) { return }
+        guard count > 0, var client = clients[number], client.pending.count < Self.longest else { return drop(number) }
+        client.pending += chunk.prefix(count)
+        var lines: [String] = []
+        while let end = client.pending.firstIndex(of: 10) {
+            lines.append(String(decoding: client.pending[..<end], as: UTF8.self))
+            client.pending.removeFirst(end + 1)
+        }
+        clients[number]?.pending = client.pending
+        let socket = client.socket
+        for line in lines { handler(line) { answer in Self.send(answer, to: socket) } }
+    }
+
+    /// Answers are short; a client that does not take one loses it.
+    private static func send(_ answer: String, to socket: Descriptor) {
+        let bytes = Array((answer + "\n").utf8)
+        _ = Glibc.send(socket.number, bytes, bytes.count, Int32(MSG_NOSIGNAL))
+    }
+
+    private func drop(_ number: Int32) {
+        reactor.unwatch(number)
+        clients[number] = nil
+    }
+}
