@@ -19,6 +19,7 @@ let package = Package(
         .executable(name: "xl", targets: ["xl"]),
         .executable(name: "hypervisor", targets: ["hypervisor"]),
         .executable(name: "device-model", targets: ["device-model"]),
+        .executable(name: "xenstored", targets: ["xenstored"]),
     ],
     targets: [
         // Host: what Apus asks of Linux and of C libraries.
@@ -76,6 +77,12 @@ let package = Package(
             name: "device-model", dependencies: ["DomainConfig", "Host", "PCBoard"],
             path: "Sources/DeviceModel/device-model", swiftSettings: strict),
 
+        // Back ends.
+        .target(name: "XenStore", path: "Sources/Backends/XenStore", swiftSettings: strict),
+        .executableTarget(
+            name: "xenstored", dependencies: ["Host", "XenStore"], path: "Sources/Backends/xenstored",
+            swiftSettings: strict),
+
         // Toolstack.
         .target(name: "DomainConfig", path: "Sources/Toolstack/DomainConfig", swiftSettings: strict),
         .target(
@@ -103,6 +110,7 @@ let package = Package(
                 "DeviceContract", "Display", "Firmware", "Host", "Input", "Machine", "PCBoard", "PCI", "Registers",
                 "Storage",
             ], swiftSettings: language),
+        .testTarget(name: "XenStoreTests", dependencies: ["XenStore"], swiftSettings: language),
         .testTarget(name: "DomainTests", swiftSettings: language),
         .testTarget(name: "ToolstackTests", dependencies: ["DomainConfig", "Toolstack"], swiftSettings: language),
     ]
