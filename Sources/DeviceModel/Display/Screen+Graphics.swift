@@ -1,0 +1,94 @@
+// Pictures of the VGA's own graphics modes.
+// Source: IBM VGA technical reference, graphics controller shift modes and attribute controller.
+// Modelled: planar (4 bits), interleaved (2 bits, CGA), packed (8 bits, chained or not). Not modelled: 1-bit shift loads.
+// Quirks: lines are drawn and then compared with the previous frame; these modes are small.
+
+extension Screen {
+    func drawGraphics(_ mode: DisplayMode) {
+        var line = [UInt32](repeating: 0, count: width + 64)
+        for row in mode.rows {
+            let pan = row.isFixed ? 0 : mode.panning
+            switch mode.kind {
+            case .packed: packedLine(mode, row, pan, &line)
+            case .interleaved: interleavedLine(mode, row, pan, &line)
+            default: planarLine(mode, row, pan, &line)
+            }
+            put(line, row.top)
+        }
+    }
+
+    /// Copies a drawn line to the frame buffer where it differs.
+    private func put(_ line: [UInt32], _ y: Int) {
+        var x = 0
+        while x < width {
+            let count = min(Self.tile, width - x)
+            let at = (y * width + x) * 4
+            let differs = unsafe line.withUnsafeBytes { bytes in
+                guard let base = bytes.baseAddress else { return false }
+                return unsafe frame.take(base + x * 4, at: at, bytes: count * 4)
+            }
+            if differs || isFull { mark(x, y, count, 1) }
+            x += count
+        }
+    }
+
+    /// Four bits per pixel, one from each plane.
+    private func planarLine(_ mode: DisplayMode, _ row: ScanRow, _ pan: Int, _ line: inout [UInt32]) {
+        let scale = mode.isDoubled ? 2 : 1
+        var x = -pan * scale
+        var counter = row.counter
+        while x < width {
+            let address = vga.state.planeAddress(counter, scan: row.first, mask: mode.addressMask)
+            let planes = vga.memory.planes(address)
+            for bit in (0..<UInt32(8)).reversed() {
+                let bits = planes >> bit
+                let pixel = bits & 1 | (bits >> 7) & 2 | (bits >> 14) & 4 | (bits >> 21) & 8
+                for _ in 0..<scale {
+                    if x >= 0, x < width { line[x] = mode.colours[Int(pixel)] }
+                    x += 1
+                }
+            }
+            counter += 1
+        }
+    }
+
+    /// CGA's layout: two bits per pixel from planes 0 and 1 by turns, two more from planes 2 and 3.
+    private func interleavedLine(_ mode: DisplayMode, _ row: ScanRow, _ pan: Int, _ line: inout [UInt32]) {
+        let scale = mode.isDoubled ? 2 : 1
+        var x = -pan * scale
+        var counter = row.counter
+        while x < width {
+            let address = vga.state.planeAddress(counter, scan: row.first, mask: mode.addressMask)
+            let planes = vga.memory.planes(address)
+            for index in 0..<UInt32(8) {
+                let byte = index < 4 ? planes : planes >> 8
+                let shift = 6 - (index & 3) * 2
+                let pixel = (byte >> shift) & 3 | ((byte >> (16 + shift)) & 3) << 2
+                for _ in 0..<scale {
+                    if x >= 0, x < width { line[x] = mode.colours[Int(pixel)] }
+                    x += 1
+                }
+            }
+            counter += 1
+        }
+    }
+
+    /// A byte per pixel, plane after plane; each is two dots wide.
+    private func packedLine(_ mode: DisplayMode, _ row: ScanRow, _ pan: Int, _ line: inout [UInt32]) {
+        let scale = mode.isDoubled ? 4 : 2
+        var x = -pan * scale
+        var counter = row.counter
+        while x < width {
+            let address = vga.state.planeAddress(counter, scan: row.first, mask: mode.addressMask)
+            let planes = vga.memory.planes(address)
+            for plane in 0..<UInt32(4) {
+                let colour = mode.colours[Int((planes >> (plane * 8)) & 0xFF)]
+                for _ in 0..<scale {
+                    if x >= 0, x < width { line[x] = colour }
+                    x += 1
+                }
+            }
+            counter += 1
+        }
+    }
+}
