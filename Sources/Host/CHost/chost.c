@@ -7,6 +7,7 @@
 #include <linux/futex.h>
 #include <linux/seccomp.h>
 #include <stddef.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -114,4 +115,13 @@ int chost_ioctl(int descriptor, unsigned long request, void *argument) {
 int chost_fcntl(int descriptor, int command, long argument) {
     int result = fcntl(descriptor, command, argument);
     return result < 0 ? -errno : result;
+}
+
+int chost_open_terminal(char *path, size_t size) {
+    int master = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC | O_NONBLOCK);
+    if (master < 0) return -errno;
+    if (grantpt(master) == 0 && unlockpt(master) == 0 && ptsname_r(master, path, size) == 0) return master;
+    int error = errno;
+    close(master);
+    return -error;
 }

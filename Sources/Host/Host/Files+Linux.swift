@@ -71,6 +71,12 @@ public enum HostFile {
         guard rename(temporary, path) == 0 else { throw HostFailure("replace", path, code: errno) }
     }
 
+    /// Makes `path` a symbolic link to `target`, in place of whatever was there.
+    public static func link(_ path: String, to target: String) throws(HostFailure) {
+        unlink(path)
+        guard symlink(target, path) == 0 else { throw HostFailure("make", path, code: errno) }
+    }
+
     /// Makes a directory for this user only; that it is there already is no failure.
     public static func makeDirectory(_ path: String) throws(HostFailure) {
         guard mkdir(path, 0o700) == 0 || errno == EEXIST else { throw HostFailure("make directory", path, code: errno) }

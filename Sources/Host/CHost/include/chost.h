@@ -44,6 +44,8 @@ int chost_accept(int socket);
 int chost_pipe(int *ends);
 /// flock(2), exclusive. 0 or -errno.
 int chost_lock(int descriptor, int wait);
+/// Opens a new pseudo-terminal's master (close-on-exec, non-blocking) and stores its slave's path. Descriptor or -errno.
+int chost_open_terminal(char *path, size_t size);
 /// The CPU's answer to CPUID: eax, ebx, ecx, edx.
 void chost_cpuid(unsigned leaf, unsigned subleaf, unsigned *registers);
 #endif
