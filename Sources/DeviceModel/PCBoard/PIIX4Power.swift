@@ -10,6 +10,13 @@ public import Registers
 
 /// The registers in I/O space. Configuration space is `function(...)`'s.
 public final class PIIX4Power: Device {
+    /// Index of each region in `regions`.
+    public enum RegionIndex {
+        public static let block = 0
+        public static let smbus = 1
+        public static let generalEvents = 2
+        public static let apm = 3
+    }
     private let sci: any Line
     private let powerOff: () -> Void
     public let regions = [

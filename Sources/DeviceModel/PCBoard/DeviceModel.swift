@@ -1,0 +1,145 @@
+// The process around the board: handshake, event loop, control socket.
+// Source: docs/ARCHITECTURE.md, "Processes".
+// Modelled: one domain, one thread, for the domain's life.
+// Quirks: while the domain is paused no chip's time passes; the loop looks for its end ten times a second.
+
+internal import Display
+internal import DomainConfig
+internal import Foundation
+public import Host
+internal import Ioreq
+internal import Machine
+
+/// A failed set-up, in one sentence.
+public struct SetupFailure: Error, CustomStringConvertible {
+    public var description: String
+    init(_ description: String) { self.description = description }
+}
+
+/// The device-model process.
+public final class DeviceModel {
+    private let directory: String
+    private let config: DomainConfig
+    private let reactor: Reactor
+    private let hypervisor: MessageSocket
+    private let pages: IoreqPages
+    private let video: SharedMemory
+    private let server: IoreqServer
+    private let serial: SerialPort
+    private let machine: PCBoard
+    private var control: LineServer?
+    private static let pausedPoll: UInt64 = 100_000_000
+
+    private struct Hello: Codable {
+        var ramBytes: UInt64
+        var vcpus: Int
+    }
+
+    /// Sets the domain's hardware up. Nothing of the guest runs yet.
+    /// - Parameter hypervisor: the socket to the domain's other process.
+    public init(directory: String, hypervisor: MessageSocket) throws {
+        self.directory = directory
+        self.hypervisor = hypervisor
+        let json = try HostFile.read(directory + "/config.json")
+        config = try JSONDecoder().decode(DomainConfig.self, from: Data(json))
+        guard let (message, descriptors) = try hypervisor.receive() else {
+            throw SetupFailure("the hypervisor ended before it handed over the domain's memory")
+        }
+        guard descriptors.count >= 5, let hello = try? JSONDecoder().decode(Hello.self, from: Data(message)) else {
+            throw SetupFailure("the hypervisor's first message makes no sense")
+        }
+        let ramBytes = Int(hello.ramBytes)
+        let ram = GuestRAM(
+            memory: try SharedMemory(mapping: descriptors[0], size: ramBytes, name: "guest RAM"),
+            codeMap: try SharedMemory(mapping: descriptors[1], size: ramBytes >> 12, name: "the code map"))
+        pages = IoreqPages(
+            try SharedMemory(mapping: descriptors[2], size: IoreqLayout.size, name: "the ioreq pages"))
+        video = try SharedMemory(
+            mapping: descriptors[3], size: config.display.videoMemory << 20, name: "video memory")
+        reactor = try Reactor()
+        serial = try SerialPort(config.serial.first, reactor: reactor)
+        let log = try BIOSLog(directory + "/bios.log")
+        var outputs = BoardOutputs()
+        outputs.log = log.write
+        outputs.serial = serial.transmit
+        let roms = BoardROMs(video: try HostFile.read(config.firmwareDirectory + "/vgabios-stdvga.bin"))
+        machine = unsafe PCBoard(
+            config, ram: ram, pages: pages, video: video.bytes, roms: roms, time: wallClockSeconds(),
+            outputs: outputs)
+        serial.uart = machine.uart
+        server = IoreqServer(pages, vcpus: hello.vcpus, doorbell: descriptors[4])
+        try connect()
+    }
+
+    /// Ties everything to the event loop.
+    private func connect() throws {
+        server.handler = { [machine, serial] request in
+            let value = machine.handle(request)
+            serial.guestRead()
+            return value
+        }
+        server.attach(to: reactor)
+        reactor.nextDeadline = { [pages, machine] in
+            if pages.isPaused { return monotonicNanoseconds() + Self.pausedPoll }
+            return machine.deadline.map { $0.nanoseconds &+ pages.clockOffset }
+        }
+        reactor.onDeadline = { [pages, machine] in
+            if !pages.isPaused { machine.advance() }
+        }
+        reactor.watch(hypervisor.descriptor.number) { [reactor] _ in reactor.stop() }
+        if let path = serial.path { try HostFile.link(directory + "/console", to: path) }
+        control = try LineServer(path: directory + "/device-model.sock", reactor: reactor) {
+            [unowned self] line, answer in
+            answer(self.answer(line))
+        }
+    }
+
+    /// Tells the hypervisor that it may start, and serves until it is gone.
+    public func run(ready: () throws -> Void) throws {
+        try hypervisor.send(Array("r".utf8))
+        try ready()
+        reactor.run()
+        pages.isPeerGone = true
+    }
+}
+
+/// The control protocol: one JSON object a line.
+extension DeviceModel {
+    private struct Request: Codable {
+        var command: String
+        var vdev: String?
+        var target: String?
+    }
+    private struct Reply: Codable {
+        struct VNC: Codable {
+            var address: String
+            var port: Int
+        }
+        var ok: Bool?
+        var error: String?
+        var vnc: VNC?
+        var console: String?
+    }
+
+    private func answer(_ line: String) -> String {
+        let reply = carryOut(line)
+        guard let json = try? JSONEncoder().encode(reply) else { return "{\"error\":\"no answer\"}" }
+        return String(decoding: json, as: UTF8.self)
+    }
+
+    private func carryOut(_ line: String) -> Reply {
+        guard let request = try? JSONDecoder().decode(Request.self, from: Data(line.utf8)) else {
+            return Reply(error: "not a command: \(line.prefix(80))")
+        }
+        switch request.command {
+        case "status": return Reply(ok: true, console: serial.path)
+        case "powerButton":
+            machine.power.pressPowerButton()
+            return Reply(ok: true)
+        case "reset":
+            pages.send(.reset)
+            return Reply(ok: true)
+        default: return Reply(error: "unknown command \(request.command)")
+        }
+    }
+}

@@ -1,0 +1,198 @@
+// The PC: which chip sits where.
+// Source: Intel 440FX/PIIX3 design guide for the topology; PCI listing as an HVM domain under Xen 4.17 shows it.
+// Modelled: everything outside the hypervisor (which has LAPIC, IOAPIC, 8259s, 8254, HPET, PM timer, CF8 latch).
+// Quirks: PIIX4's power management stands beside PIIX3, as it has on every such board in software.
+
+internal import Display
+public import DomainConfig
+internal import Firmware
+public import Ioreq
+public import Machine
+public import PCI
+
+/// What the board needs from the process around it.
+public struct BoardOutputs {
+    /// A byte for bios.log.
+    public var log: (UInt8) -> Void = { _ in }
+    /// A byte that COM1 sends.
+    public var serial: (UInt8) -> Void = { _ in }
+    public init() {}
+}
+
+/// Contents of the ROMs that cards carry.
+public struct BoardROMs: Sendable {
+    /// Empty for none.
+    public var video: [UInt8]
+    public init(video: [UInt8] = []) { self.video = video }
+}
+
+/// A domain's PC hardware, on the thread that made it.
+public final class PCBoard {
+    public let board = Board()
+    public let pci = PCIBus()
+    public let memory: GuestMemory
+    public let uart: UART16550
+    public let power: PIIX4Power
+    let lines: InterruptLines
+    let config: DomainConfig
+    private let pages: IoreqPages
+    private let ram: GuestRAM
+    private let dispatch: Dispatch
+    private let rtc: RTC146818
+    private let router: InterruptRouter
+
+    /// - Parameters:
+    ///   - video: video memory, shared with the hypervisor; a power of two.
+    ///   - time: seconds since 1970 at guest time zero.
+    @unsafe public init(
+        _ config: DomainConfig, ram: GuestRAM, pages: IoreqPages, video: UnsafeMutableRawBufferPointer,
+        roms: BoardROMs, time: Int64, outputs: BoardOutputs
+    ) {
+        (self.config, self.pages, self.ram) = (config, pages, ram)
+        memory = GuestMemory(ram, pages)
+        lines = InterruptLines(pages, memory)
+        dispatch = Dispatch(board, pci, memory)
+        router = InterruptRouter(isa: lines.isa)
+        rtc = RTC146818(
+            irq: lines.input(8), time: time + Int64(config.rtcOffset), contents: Self.cmos(config, ram).bytes)
+        uart = UART16550(irq: lines.input(4), transmit: outputs.serial)
+        power = PIIX4Power(sci: lines.input(9)) { pages.send(.powerOff) }
+        board.attach("rtc", rtc)
+        board.attach("com1", uart)
+        board.attach("debug", DebugPorts(log: outputs.log))
+        board.attach("fw-cfg", FirmwareConfig(FirmwareItems(Self.firmware(config, ram)), memory: memory))
+        board.attach("reset", ResetControl { pages.send($0 == .powerOn ? .reset : .initialise) })
+        plugBridges()
+        unsafe plugVideo(video, roms)
+        board.reset(.powerOn)
+    }
+
+    /// 00:00.0, 00:01.0, 00:01.3, and where interrupt pins go.
+    private func plugBridges() {
+        pci.interrupt = { [lines, router] device, pin, high in
+            router.drive(device: device, pin: pin, high)
+            lines.pci(device: device, pin: pin).drive(high)
+        }
+        let host = I440FX.function(on: board, memory: memory) { [pages] segment, shadow in
+            pages.send(.shadow(segment: segment, read: shadow.read, write: shadow.write))
+        }
+        pci.attach("host-bridge", host, device: 0, on: board)
+        pci.attach(
+            "isa-bridge", PIIX3.isaBridge(on: board, memory: memory, router: router), device: 1, on: board)
+        let slot = board.attachUnmapped("power", power)
+        for region in [PIIX4Power.RegionIndex.generalEvents, PIIX4Power.RegionIndex.apm] {
+            board.ports.map(slot, region: region, at: power.regions[region].range)
+        }
+        let function = PIIX4Power.function(slot, on: board, memory: memory)
+        pci.attach("power-function", function, device: 1, function: 3, on: board)
+    }
+
+    /// 00:02.0. The hypervisor maps video memory into the guest; it is on the bus for what it cannot map.
+    private func plugVideo(_ video: UnsafeMutableRawBufferPointer, _ roms: BoardROMs) {
+        guard config.display.adapter != .none else { return }
+        let vga = unsafe VGA(memory: video)
+        let slot = board.attachUnmapped("vga", vga)
+        var identity = PCIIdentity(
+            vendor: vga.identity.vendor, device: vga.identity.device, classCode: vga.identity.classCode,
+            revision: vga.identity.revision)
+        identity.writableCommand = [.io, .memory, .busMaster]
+        identity.status = 0
+        let function = PCIFunction(identity, on: board, memory: memory)
+        var bars = vga.identity.bars.map { bar in
+            BaseAddress(
+                bar.index, bar.isPrefetchable ? .prefetchable : .memory, size: bar.bytes, target: (slot, bar.region),
+                moved: bar.index == 0 ? { [pages] place in pages.send(.mapVideo(at: place)) } : { _ in })
+        }
+        if !roms.video.isEmpty {
+            let rom = ROMImage(roms.video)
+            bars.append(BaseAddress(0, .rom, size: rom.size, target: (board.attachUnmapped("vga-rom", rom), 0)))
+        }
+        let fixed = [VGA.RegionIndex.ports, VGA.RegionIndex.window, VGA.RegionIndex.dispi].map { (slot, $0) }
+        pci.attach("vga-function", function, device: 2, on: board)
+        function.connect(bars, fixed: fixed)
+    }
+
+    /// Guest time, as the hypervisor counts it; zero before it has started counting.
+    public var now: Instant {
+        pages.clockOffset == 0 ? .zero : Instant(nanoseconds: pages.guestNanoseconds)
+    }
+
+    /// Carries out one request of a vCPU.
+    public func handle(_ request: Request) -> UInt64 { dispatch.handle(request, at: now) }
+
+    /// Lets guest time pass for the chips that wait for it.
+    public func advance() {
+        board.advance(to: now)
+        memory.flush()
+    }
+
+    /// When `advance` is wanted, in guest time.
+    public var deadline: Instant? { board.deadline }
+}
+
+/// What firmware is told, from the domain's configuration.
+extension PCBoard {
+    private static func cmos(_ config: DomainConfig, _ ram: GuestRAM) -> CMOSContents {
+        let disks = config.disks.filter { !$0.cdrom }.compactMap { DrivePlace($0.vdev)?.idePosition }
+        return CMOSContents(
+            ram: ram.size, lowRAM: ram.lowSize, vcpus: config.vcpus, boot: config.boot,
+            floppies: config.disks.count { DrivePlace($0.vdev)?.isFloppy == true }, disks: Set(disks))
+    }
+
+    private static func firmware(_ config: DomainConfig, _ ram: GuestRAM) -> FirmwareMachine {
+        var machine = FirmwareMachine(
+            ram: ram.size, lowRAM: ram.lowSize, vcpus: config.vcpus, uuid: uuidBytes(config.uuid),
+            boot: bootOrder(config))
+        (machine.hasACPI, machine.hasAPIC, machine.hasHPET) = (config.acpi, config.apic, config.hpet)
+        return machine
+    }
+
+    /// The drives that `boot`'s letters mean, in its order: a floppies, c disks, d CDs.
+    static func bootOrder(_ config: DomainConfig) -> [BootDevice] {
+        config.boot.flatMap { letter -> [BootDevice] in
+            config.disks.compactMap { disk in
+                switch (letter, DrivePlace(disk.vdev)) {
+                case ("a", .floppy(let drive)): .floppy(drive: drive)
+                case ("c", .ide(let channel, let unit)) where !disk.cdrom: .ide(channel: channel, unit: unit)
+                case ("d", .ide(let channel, let unit)) where disk.cdrom: .ide(channel: channel, unit: unit)
+                default: nil
+                }
+            }
+        }
+    }
+
+    /// The 16 bytes of a UUID as they are printed; zeros for what is none.
+    static func uuidBytes(_ text: String) -> [UInt8] {
+        let digits = text.compactMap(\.hexDigitValue)
+        guard digits.count == 32 else { return Array(repeating: 0, count: 16) }
+        return stride(from: 0, to: 32, by: 2).map { UInt8(digits[$0] << 4 | digits[$0 + 1]) }
+    }
+}
+
+/// Where a virtual device name puts a drive on this board.
+public enum DrivePlace: Equatable, Sendable {
+    case ide(channel: Int, unit: Int)
+    case floppy(drive: Int)
+
+    /// "hda" to "hdd", "xvda" to "xvdd" and "sda" to "sdd" (an HVM domain sees all of them as IDE), "fda", "fdb".
+    public init?(_ vdev: String) {
+        guard let letter = vdev.last?.asciiValue else { return nil }
+        let index = Int(letter) - 0x61
+        switch vdev.dropLast() {
+        case "hd" where 0..<4 ~= index, "xvd" where 0..<4 ~= index, "sd" where 0..<4 ~= index:
+            self = .ide(channel: index / 2, unit: index % 2)
+        case "fd" where 0..<2 ~= index: self = .floppy(drive: index)
+        default: return nil
+        }
+    }
+
+    var isFloppy: Bool {
+        if case .floppy = self { return true }
+        return false
+    }
+    /// Channel * 2 + unit.
+    var idePosition: Int? {
+        if case .ide(let channel, let unit) = self { return channel * 2 + unit }
+        return nil
+    }
+}
