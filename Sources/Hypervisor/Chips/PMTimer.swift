@@ -1,7 +1,7 @@
 // ACPI power management timer: a free-running counter at 3.579545 MHz.
 // Source: ACPI 6.4 §4.8.2.1 and §4.8.3.3; Intel 82371AB (PIIX4) §7.2, PMTMR.
 // Modelled: the 24-bit counter. Not modelled: its carry interrupt (TMR_STS is the PM function's).
-// Quirks: at a fixed port; firmware is told PMBASE 0xB000 and cannot move it.
+// Quirks: at a fixed port: SeaBIOS puts PMBASE at 0x600 wherever a linker script for ACPI tables exists.
 
 public import Machine
 
@@ -10,7 +10,7 @@ public final class PMTimer: Device {
     public var state = State()
 
     /// `port`: PMBASE + 8.
-    public init(port: UInt64 = 0xB008) {
+    public init(port: UInt64 = 0x608) {
         regions = [Region("pm-timer", .port, port...(port + 3), widths: [.byte, .word, .long])]
     }
 
