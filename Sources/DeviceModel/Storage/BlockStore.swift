@@ -1,0 +1,51 @@
+// What a drive reads and writes: blocks behind an offset, without the chip knowing a file.
+// Source: our own; shaped by libaio's and preadv2(2)'s abilities.
+// Modelled: reads, writes, flushes, waiting for all of them. Not modelled: discard, write zeroes.
+// Quirk: `readNow` exists because a CD image is nearly always in the host's cache, and PIO guests wait for each block.
+
+/// Host memory that one transfer fills or drains: guest RAM or a chip's buffer.
+@safe public struct HostRange: @unchecked Sendable {
+    // Invariant: whoever starts a transfer keeps the memory until `done` was called.
+    public let base: UnsafeMutableRawPointer
+    public let count: Int
+    public init(_ base: UnsafeMutableRawPointer, _ count: Int) {
+        unsafe self.base = base
+        self.count = count
+    }
+    public var bytes: UnsafeMutableRawBufferPointer {
+        unsafe UnsafeMutableRawBufferPointer(start: base, count: count)
+    }
+}
+
+/// A medium. All calls and all `done` closures are on the reactor's thread;
+/// `done` gets 0 or an errno(3) and is never called before the function returned.
+public protocol BlockStore: AnyObject {
+    /// Bytes.
+    var size: UInt64 { get }
+    var isReadOnly: Bool { get }
+    /// Reads at once if the host has the data in memory; otherwise answers false.
+    func readNow(at offset: UInt64, into ranges: [HostRange]) -> Bool
+    /// Reads; what lies behind the medium's end comes as zeroes.
+    func read(at offset: UInt64, into ranges: [HostRange], done: @escaping (Int32) -> Void)
+    func write(at offset: UInt64, from ranges: [HostRange], done: @escaping (Int32) -> Void)
+    /// Makes what was written durable.
+    func flush(done: @escaping (Int32) -> Void)
+    /// Waits until nothing is under way, and calls what `done` is left.
+    func drain()
+}
+
+/// Page-aligned memory for transfers that cannot go to guest RAM directly.
+@safe public final class TransferBuffer {
+    public let range: HostRange
+    public init(bytes: Int) {
+        range = unsafe HostRange(.allocate(byteCount: bytes, alignment: 4096), bytes)
+        unsafe range.bytes.initializeMemory(as: UInt8.self, repeating: 0)
+    }
+    deinit { unsafe range.base.deallocate() }
+
+    /// The part of `bytes` from `offset` on.
+    public func part(_ offset: Int, _ bytes: Int) -> HostRange {
+        precondition(offset >= 0 && bytes >= 0 && bytes <= range.count - offset, "outside the transfer buffer")
+        return unsafe HostRange(range.base + offset, bytes)
+    }
+}

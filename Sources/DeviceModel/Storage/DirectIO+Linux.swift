@@ -1,0 +1,116 @@
+// Transfers between a disk and memory by the kernel itself: O_DIRECT and asynchronous I/O.
+// Source: open(2), io_submit(2), io_getevents(2), libaio.h.
+// Modelled: vectored reads and writes. Not modelled: flushes (fdatasync(2) on the worker).
+// Quirk: file systems differ in what they take; whatever they refuse is done through the cache instead.
+internal import CAIO
+internal import Glibc
+internal import Host
+
+/// One asynchronous I/O context on one file opened with O_DIRECT.
+@safe final class DirectIO {
+    enum Operation { case read, write }
+    /// One request in the kernel's hands: its control block and its vectors.
+    @safe private final class Request {
+        let block: UnsafeMutablePointer<iocb>
+        let vectors: UnsafeMutablePointer<iovec>
+        let bytes: Int
+        let done: (Bool) -> Void
+        init(_ ranges: [HostRange], done: @escaping (Bool) -> Void) {
+            unsafe block = .allocate(capacity: 1)
+            unsafe block.initialize(to: iocb())
+            unsafe vectors = .allocate(capacity: ranges.count)
+            for (index, range) in ranges.enumerated() {
+                unsafe (vectors + index).initialize(to: iovec(iov_base: range.base, iov_len: range.count))
+            }
+            bytes = ranges.reduce(0) { $0 + $1.count }
+            self.done = done
+        }
+        deinit {
+            unsafe block.deallocate()
+            unsafe vectors.deallocate()
+        }
+    }
+
+    static let depth = 32
+    let alignment: Int
+    private let file: Descriptor
+    private let event: Descriptor
+    private let reactor: Reactor
+    private var context: io_context_t?
+    /// Requests under way, by the number that travels through the kernel.
+    private var requests: [UInt: Request] = [:]
+    private var nextNumber: UInt = 1
+    var isBusy: Bool { !requests.isEmpty }
+
+    /// nil if the file system offers no O_DIRECT.
+    init?(_ path: String, on reactor: Reactor) throws(HostFailure) {
+        let flagDirect: Int32 = 0x4000
+        let number = unsafe open(path, O_RDWR | flagDirect | O_CLOEXEC)
+        guard number >= 0 else { return nil }
+        file = Descriptor(owning: number)
+        guard let found = Self.findAlignment(number) else { return nil }
+        alignment = found
+        let eventNumber = eventfd(0, Int32(EFD_CLOEXEC) | Int32(EFD_NONBLOCK))
+        guard eventNumber >= 0 else { throw HostFailure("make", "an event descriptor", code: errno) }
+        event = Descriptor(owning: eventNumber)
+        self.reactor = reactor
+        let result = unsafe io_setup(Int32(Self.depth), &context)
+        guard result == 0 else { return nil }
+        reactor.watch(eventNumber) { [weak self] _ in self?.collect() }
+    }
+
+    deinit {
+        reactor.unwatch(event.number)
+        if let context = unsafe context { unsafe io_destroy(context) }
+    }
+
+    /// Tries reads of 512 and of 4096 bytes, memory no better aligned than that.
+    private static func findAlignment(_ number: Int32) -> Int? {
+        let buffer = TransferBuffer(bytes: 16_384)
+        return [512, 4096].first { size in
+            unsafe pread(number, buffer.part(size, size).base, size, size) >= 0
+        }
+    }
+
+    /// Hands a request to the kernel; false if it does not fit direct I/O. `done` tells whether it succeeded in full.
+    func submit(
+        _ operation: Operation, at offset: UInt64, _ ranges: [HostRange], done: @escaping (Bool) -> Void
+    ) -> Bool {
+        guard requests.count < Self.depth, !ranges.isEmpty, ranges.count <= 1024, let position = Int64(exactly: offset),
+            offset % UInt64(alignment) == 0, ranges.allSatisfy(isAligned)
+        else { return false }
+        let request = Request(ranges, done: done)
+        if operation == .read {
+            unsafe io_prep_preadv(request.block, file.number, request.vectors, Int32(ranges.count), position)
+        } else {
+            unsafe io_prep_pwritev(request.block, file.number, request.vectors, Int32(ranges.count), position)
+        }
+        unsafe io_set_eventfd(request.block, event.number)
+        let number = nextNumber
+        nextNumber &+= 1
+        unsafe request.block.pointee.data = UnsafeMutableRawPointer(bitPattern: number)
+        var list: [UnsafeMutablePointer<iocb>?] = unsafe [request.block]
+        guard unsafe io_submit(context, 1, &list) == 1 else { return false }
+        requests[number] = request
+        return true
+    }
+
+    private func isAligned(_ range: HostRange) -> Bool {
+        unsafe range.count % alignment == 0 && Int(bitPattern: range.base) % alignment == 0
+    }
+
+    func waitForOne() { collect(atLeast: 1) }
+
+    private func collect(atLeast minimum: Int = 0) {
+        var count: UInt64 = 0
+        _ = unsafe Glibc.read(event.number, &count, 8)
+        var events = unsafe [io_event](repeating: io_event(), count: Self.depth)
+        let got = unsafe io_getevents(context, minimum, Self.depth, &events, nil)
+        guard got > 0 else { return }
+        for index in 0..<Int(got) {
+            let number = unsafe UInt(bitPattern: events[index].data)
+            guard let request = requests.removeValue(forKey: number) else { continue }
+            request.done(unsafe events[index].res == UInt(request.bytes))
+        }
+    }
+}

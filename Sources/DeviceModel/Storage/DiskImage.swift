@@ -1,0 +1,72 @@
+// A raw image file or block device as a drive's medium.
+// Source: open(2) (O_DIRECT), preadv2(2) (RWF_NOWAIT), fdatasync(2), libaio.
+// Modelled: direct asynchronous I/O, cached I/O for what is read-only or not aligned. Not modelled: image formats.
+// Quirk: a read-only image goes through the host's cache: several domains boot from one ISO, and guests read it in
+// small pieces that read-ahead serves best.
+public import Host
+
+/// An opened image; closed and unlocked with its last owner.
+public final class DiskImage: BlockStore {
+    public enum Use: Sendable { case disk, cdrom, floppy }
+    public let path: String
+    public let size: UInt64
+    public let isReadOnly: Bool
+    /// Address and length alignment of direct transfers; nil if all I/O goes through the host's cache.
+    public var directAlignment: Int? { direct?.alignment }
+    private let cached: Descriptor
+    private let direct: DirectIO?
+    private let worker: BlockWorker
+    /// Whether the file system answers RWF_NOWAIT.
+    private var hasQuickReads = true
+
+    /// Opens `path`, locks it, and looks whether it can be what `use` says.
+    public init(_ path: String, for use: Use, readOnly: Bool, on reactor: Reactor) throws(ImageFailure) {
+        let opened = try OpenedImage(path, readOnly: readOnly)
+        try opened.check(for: use)
+        (self.path, size, isReadOnly, cached) = (path, opened.size, readOnly, opened.descriptor)
+        do {
+            worker = try BlockWorker(descriptor: opened.descriptor, size: opened.size, on: reactor)
+            direct = readOnly ? nil : try DirectIO(path, on: reactor)
+        } catch { throw ImageFailure(path, .host(error.code)) }
+    }
+
+    public func readNow(at offset: UInt64, into ranges: [HostRange]) -> Bool {
+        guard direct == nil, hasQuickReads else { return false }
+        switch readWithoutWaiting(cached.number, ranges, at: offset) {
+        case .all: return true
+        case .notNow: return false
+        case .unsupported:
+            hasQuickReads = false
+            return false
+        }
+    }
+
+    public func read(at offset: UInt64, into ranges: [HostRange], done: @escaping (Int32) -> Void) {
+        let again = { [worker] in worker.submit(.read, at: offset, ranges, done: done) }
+        if let direct, direct.submit(.read, at: offset, ranges, done: { $0 ? done(0) : again() }) { return }
+        again()
+    }
+
+    public func write(at offset: UInt64, from ranges: [HostRange], done: @escaping (Int32) -> Void) {
+        guard !isReadOnly else { return worker.submit(.refuse, at: 0, [], done: done) }
+        let again = { [worker] in worker.submit(.write, at: offset, ranges, done: done) }
+        if let direct, direct.submit(.write, at: offset, ranges, done: { $0 ? done(0) : again() }) { return }
+        again()
+    }
+
+    public func flush(done: @escaping (Int32) -> Void) {
+        worker.submit(isReadOnly ? .nothing : .flush, at: 0, [], done: done)
+    }
+
+    public func drain() {
+        while true {
+            if let direct, direct.isBusy {
+                direct.waitForOne()
+            } else if worker.isBusy {
+                worker.waitForOne()
+            } else {
+                return
+            }
+        }
+    }
+}
