@@ -35,6 +35,12 @@ let package = Package(
         .target(
             name: "Machine", dependencies: ["Registers"], path: "Sources/Hypervisor/Machine", swiftSettings: strict),
         .target(name: "Ioreq", dependencies: ["CXen", "Host"], path: "Sources/Hypervisor/Ioreq", swiftSettings: raw),
+        .systemLibrary(
+            name: "CCompression", path: "Sources/Host/CCompression",
+            providers: [.apt(["zlib1g-dev", "liblzma-dev", "libzstd-dev", "liblz4-dev"])]),
+        .target(
+            name: "DomainBuilder", dependencies: ["CCompression", "CXen"], path: "Sources/Hypervisor/DomainBuilder",
+            swiftSettings: strict),
         .target(name: "CProcessor", path: "Sources/Hypervisor/CProcessor"),
         .target(
             name: "Processor", dependencies: ["CProcessor"], path: "Sources/Hypervisor/Processor", swiftSettings: raw),
@@ -111,6 +117,7 @@ let package = Package(
                 "Storage",
             ], swiftSettings: language),
         .testTarget(name: "XenStoreTests", dependencies: ["XenStore"], swiftSettings: language),
+        .testTarget(name: "DomainBuilderTests", dependencies: ["DomainBuilder"], swiftSettings: language),
         .testTarget(name: "DomainTests", swiftSettings: language),
         .testTarget(name: "ToolstackTests", dependencies: ["DomainConfig", "Toolstack"], swiftSettings: language),
     ]
