@@ -8,6 +8,17 @@ internal import Glibc
 public import Host
 public import Machine
 
+/// A client, as libvncserver knows it.
+@safe private struct Connection {
+    let record: rfbClientPtr
+    let socket: Int32
+}
+
+/// A string that libvncserver points to.
+@safe private struct CString {
+    let bytes: UnsafeMutablePointer<CChar>
+}
+
 /// Shows a `Screen` to VNC clients and takes their keys and pointer.
 @safe public final class VNCServer {
     // Invariant: `rfb` and everything that hangs on it belong to this object and are only touched on its
@@ -45,7 +56,7 @@ public import Machine
     public var onPointer: (Motion) -> Void = { _ in }
     public var address: String { socket.address }
     public var port: Int { socket.port }
-    public var clientCount: Int { unsafe clients.count }
+    public var clientCount: Int { clients.count }
     /// The guest's Caps Lock light.
     public var isCapsLocked: Bool {
         get { keys.isCapsLocked }
@@ -60,9 +71,9 @@ public import Machine
     private let rfb: rfbScreenInfoPtr
     /// The picture that libvncserver reads from now.
     private var frame: HostBytes
-    private var strings: [UnsafeMutablePointer<CChar>] = unsafe []
+    private var strings: [CString] = []
     private var passwords: UnsafeMutablePointer<UnsafeMutablePointer<CChar>?>?
-    private var clients: [(record: rfbClientPtr, socket: Int32)] = unsafe []
+    private var clients: [Connection] = []
     private var keys = KeyTranslator()
     /// Keys that are down by scan code.
     private var scanKeys: Set<UInt8> = []
@@ -89,11 +100,11 @@ public import Machine
 
     deinit {
         reactor.unwatch(socket.descriptor.number)
-        for unsafeclient in unsafe clients { unsafe reactor.unwatch(client.socket) }
+        for client in clients { reactor.unwatch(client.socket) }
         unsafe rfb.pointee.frameBuffer = nil
         unsafe rfbShutdownServer(rfb, 1)
         unsafe rfbScreenCleanup(rfb)
-        for unsafestring in unsafe strings { unsafe free(string) }
+        for string in strings { unsafe free(string.bytes) }
         unsafe passwords?.deallocate()
     }
 
@@ -133,7 +144,7 @@ public import Machine
 
     private func copy(_ text: String) -> UnsafeMutablePointer<CChar>? {
         guard let string = unsafe strdup(text) else { return nil }
-        unsafe strings.append(string)
+        unsafe strings.append(CString(bytes: string))
         return unsafe string
     }
 
@@ -171,8 +182,8 @@ extension VNCServer {
     @unsafe private func welcome(_ client: rfbClientPtr?) {
         guard let client = unsafe client else { return }
         let number = unsafe client.pointee.sock
-        if unsafe clients.isEmpty { refresh() }
-        unsafe clients.append((record: client, socket: number))
+        if clients.isEmpty { refresh() }
+        clients.append(unsafe Connection(record: client, socket: number))
         reactor.watch(number) { [weak self] _ in self?.serve() }
         timer?.start()
     }
@@ -184,15 +195,15 @@ extension VNCServer {
     }
 
     private func tick() {
-        guard unsafe !clients.isEmpty else { return }
+        guard !clients.isEmpty else { return }
         refresh()
         send()
     }
 
     /// Sends changes to clients that have taken what they were sent before.
     private func send() {
-        for unsafeclient in unsafe clients where unsafe client.record.pointee.sock >= 0 {
-            guard unsafe unsentBytes(client.socket) < 65_536 else { continue }
+        for client in clients where unsafe client.record.pointee.sock >= 0 {
+            guard unsentBytes(client.socket) < 65_536 else { continue }
             // The guest draws the pointer; the client keeps its own as well.
             unsafe client.record.pointee.cursorWasChanged = 0
             unsafe client.record.pointee.cursorWasMoved = 0
@@ -203,12 +214,12 @@ extension VNCServer {
 
     /// Lets clients go whose connection has ended.
     private func reap() {
-        for unsafeclient in unsafe clients where unsafe client.record.pointee.sock < 0 {
-            unsafe reactor.unwatch(client.socket)
-            unsafe clients.removeAll { unsafe $0.record == client.record }
+        for client in clients where unsafe client.record.pointee.sock < 0 {
+            reactor.unwatch(client.socket)
+            clients.removeAll { unsafe $0.record == client.record }
             unsafe rfbClientConnectionGone(client.record)
         }
-        guard unsafe clients.isEmpty, timer?.isRunning == true else { return }
+        guard clients.isEmpty, timer?.isRunning == true else { return }
         timer?.stop()
         pointer = nil
         play(keys.releaseAll())
@@ -231,7 +242,7 @@ extension VNCServer {
         let pixels = unsafe frame.base.assumingMemoryBound(to: CChar.self)
         unsafe rfbNewFramebuffer(rfb, pixels, Int32(screen.width), Int32(screen.height), 8, 3, 4)
         setFormat()
-        for unsafeclient in unsafe clients { unsafe _ = rfbSetTranslateFunction(client.record) }
+        for client in clients { unsafe _ = rfbSetTranslateFunction(client.record) }
     }
 }
 
