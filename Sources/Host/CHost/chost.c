@@ -125,3 +125,5 @@ int chost_open_terminal(char *path, size_t size) {
     close(master);
     return -error;
 }
+
+void chost_name_thread(const char *name) { prctl(PR_SET_NAME, (unsigned long)name, 0, 0, 0); }

@@ -27,6 +27,7 @@ public enum IoreqLayout {
     static let produced = asleep + 128
     static let consumed = asleep + 192
     static let clockOffset = asleep + 256
+    static let stoppedAt = asleep + 264
     static let commands = 3 * 4096
     static let commandSize = 32
     static let commandSlots: UInt32 = 128
@@ -70,6 +71,11 @@ public struct IoreqPages: @unchecked Sendable {
         if word(offset).pointee.exchange(1, ordering: .sequentiallyConsistent) == 0 { futex(offset).wake() }
     }
 
+    /// Calls vCPU `index` out of its loop from its own thread, which cannot be asleep.
+    public func attend(_ index: Int) {
+        word(IoreqLayout.attention + index * IoreqLayout.attentionStride).pointee.store(1, ordering: .releasing)
+    }
+
     /// Takes the call for attention back; true if there was one.
     public func takeAttention(_ index: Int) -> Bool {
         let offset = IoreqLayout.attention + index * IoreqLayout.attentionStride
@@ -87,9 +93,26 @@ public struct IoreqPages: @unchecked Sendable {
         nonmutating set { long(IoreqLayout.clockOffset).pointee.store(newValue, ordering: .releasing) }
     }
     public var guestNanoseconds: UInt64 {
-        let now = monotonicNanoseconds()
+        let stopped = long(IoreqLayout.stoppedAt).pointee.load(ordering: .acquiring)
+        let now = stopped != 0 ? stopped : monotonicNanoseconds()
         let offset = clockOffset
         return now > offset ? now - offset : 0
+    }
+
+    /// Hypervisor: stops guest time and tells the device model.
+    public func pause() {
+        guard !isPaused else { return }
+        long(IoreqLayout.stoppedAt).pointee.store(monotonicNanoseconds(), ordering: .releasing)
+        isPaused = true
+    }
+
+    /// Hypervisor: lets guest time go on where it stopped.
+    public func unpause() {
+        guard isPaused else { return }
+        let stopped = long(IoreqLayout.stoppedAt).pointee.load(ordering: .acquiring)
+        clockOffset &+= monotonicNanoseconds() &- stopped
+        long(IoreqLayout.stoppedAt).pointee.store(0, ordering: .releasing)
+        isPaused = false
     }
 
     /// The domain is paused: guest time stands still, nothing is delivered.

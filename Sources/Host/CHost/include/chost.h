@@ -48,4 +48,6 @@ int chost_lock(int descriptor, int wait);
 int chost_open_terminal(char *path, size_t size);
 /// The CPU's answer to CPUID: eax, ebx, ecx, edx.
 void chost_cpuid(unsigned leaf, unsigned subleaf, unsigned *registers);
+/// Names the calling thread, at most 15 bytes.
+void chost_name_thread(const char *name);
 #endif
