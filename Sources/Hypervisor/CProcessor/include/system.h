@@ -29,6 +29,18 @@ static inline uint64_t *apus_gpr_at(apus_vcpu *cpu, uint32_t index)
     return &cpu->gpr[index & 15];
 }
 
+/// Fixed-range MTRR `index` (0-10; higher numbers give the last one).
+static inline uint64_t *apus_mtrr_fixed_at(apus_vcpu *cpu, uint32_t index)
+{
+    return &cpu->mtrr_fixed[index < 11 ? index : 10];
+}
+
+/// Base (even) or mask (odd) of a variable-range MTRR.
+static inline uint64_t *apus_mtrr_variable_at(apus_vcpu *cpu, uint32_t index)
+{
+    return &cpu->mtrr_variable[index & 15];
+}
+
 typedef struct apus_cpuid_result { uint32_t eax, ebx, ecx, edx; } apus_cpuid_result;
 
 static inline apus_cpuid_result apus_host_cpuid(uint32_t leaf, uint32_t subleaf)
@@ -49,7 +61,7 @@ static inline uint64_t apus_host_tsc(void)
 static inline bool apus_host_rdrand(uint64_t *value)
 {
     bool carry;
-    __asm__ volatile("rdrand %0" : "=r"(*value), "=@ccc"(carry));
+    __asm__ volatile(".byte 0x48, 0x0f, 0xc7, 0xf0" : "=a"(*value), "=@ccc"(carry));
     return carry;
 }
 
@@ -57,7 +69,7 @@ static inline bool apus_host_rdrand(uint64_t *value)
 static inline bool apus_host_rdseed(uint64_t *value)
 {
     bool carry;
-    __asm__ volatile("rdseed %0" : "=r"(*value), "=@ccc"(carry));
+    __asm__ volatile(".byte 0x48, 0x0f, 0xc7, 0xf8" : "=a"(*value), "=@ccc"(carry));
     return carry;
 }
 

@@ -1,0 +1,132 @@
+// CPUID: the profile that guests see, derived from the host's.
+// Source: Intel SDM vol. 2 (CPUID), AMD APM vol. 3 appendix E.
+// Offered: what the engine implements and, where an instruction runs on the host's, the host has.
+// Not offered: AVX and everything behind it, VME, PCID, MONITOR, TSX, VMX/SVM, SMX, performance monitoring, MPX, PKU.
+
+internal import CProcessor
+
+/// The host's features, filtered once.
+struct CPUIDProfile: Sendable {
+    static let host = CPUIDProfile()
+
+    private let vendor: apus_cpuid_result
+    private let basic: apus_cpuid_result
+    private let features: apus_cpuid_result
+    private let extended: apus_cpuid_result
+    private let brand: [apus_cpuid_result]
+    private let hasExtendedState: Bool
+    /// Family, model and stepping: EAX of leaf 1 and EDX after reset.
+    let signature: UInt32
+    /// "AuthenticAMD" or "HygonGenuine".
+    let isAMD: Bool
+    let hasRandom: Bool
+    let hasSeed: Bool
+
+    /// XSAVE with x87 and SSE state.
+    var offersXSAVE: Bool { hasExtendedState }
+
+    private init() {
+        vendor = apus_host_cpuid(0, 0)
+        isAMD = vendor.ebx == 0x6874_7541 || vendor.ebx == 0x6F67_7948
+        var leaf1 = apus_host_cpuid(1, 0)
+        signature = leaf1.eax
+        hasRandom = leaf1.ecx & (1 << 30) != 0
+        hasExtendedState = leaf1.ecx & (1 << 26) != 0
+        leaf1.ecx = Self.leaf1ECX(leaf1.ecx)
+        leaf1.edx &= Self.leaf1EDX
+        basic = leaf1
+        var leaf7 = vendor.eax >= 7 ? apus_host_cpuid(7, 0) : apus_cpuid_result()
+        hasSeed = leaf7.ebx & (1 << 18) != 0
+        // FSGSBASE, SMEP, ERMS, SMAP and UMIP are the engine's own; RDSEED and SHA run on the host.
+        leaf7.ebx = leaf7.ebx & (1 << 18 | 1 << 29) | 1 << 0 | 1 << 7 | 1 << 9 | 1 << 20
+        leaf7.ecx = 1 << 2
+        (leaf7.eax, leaf7.edx) = (0, 0)
+        features = leaf7
+        let top = apus_host_cpuid(0x8000_0000, 0).eax
+        var extra = apus_host_cpuid(0x8000_0001, 0)
+        // LAHF in 64-bit mode, PREFETCHW.
+        extra.ecx = 1 << 0 | 1 << 8
+        // SYSCALL, NX, 1 GiB pages, RDTSCP, long mode; AMD repeats leaf 1 here.
+        let own: UInt32 = 1 << 11 | 1 << 20 | 1 << 26 | 1 << 27 | 1 << 29
+        extra.edx = own | (isAMD ? leaf1.edx & 0x0183_F3FF : 0)
+        extended = extra
+        brand = top >= 0x8000_0004 ? (2...4).map { apus_host_cpuid(0x8000_0000 + $0, 0) } : []
+    }
+
+    /// FPU, DE, PSE, TSC, MSR, PAE, MCE, CX8, APIC, SEP, MTRR, PGE, MCA, CMOV, PAT, PSE-36, CLFSH, MMX, FXSR, SSE, SSE2.
+    private static let leaf1EDX: UInt32 = 0x078B_FBFD
+
+    /// SSE3, PCLMULQDQ, SSSE3, CX16, SSE4.1, SSE4.2, MOVBE, POPCNT, AES, XSAVE, RDRAND as the host has them,
+    /// and the hypervisor bit.
+    private static func leaf1ECX(_ host: UInt32) -> UInt32 {
+        let kept: UInt32 =
+            1 << 0 | 1 << 1 | 1 << 9 | 1 << 13 | 1 << 19 | 1 << 20 | 1 << 22 | 1 << 23 | 1 << 25 | 1 << 26 | 1 << 30
+        return host & kept | 1 << 31
+    }
+
+    /// The engine's own answer; `cr4` and `xcr0` are the guest's.
+    func answer(leaf: UInt32, subleaf: UInt32, cr4: UInt64, xcr0: UInt64) -> CPUIDResult {
+        switch leaf {
+        case 0:
+            return CPUIDResult(
+                eax: hasExtendedState ? 0xD : 7, ebx: vendor.ebx, ecx: vendor.ecx, edx: vendor.edx)
+        case 1:
+            let osXSAVE: UInt32 = cr4 & CR4.osXSAVE != 0 ? 1 << 27 : 0
+            return CPUIDResult(
+                eax: signature, ebx: basic.ebx & 0xFF00 | 1 << 16, ecx: basic.ecx | osXSAVE, edx: basic.edx)
+        case 2: return isAMD ? .zero : CPUIDResult(apus_host_cpuid(2, 0))
+        case 4: return isAMD ? .zero : cache(subleaf)
+        case 6: return CPUIDResult(eax: 1 << 2, ebx: 0, ecx: 0, edx: 0)
+        case 7 where subleaf == 0: return CPUIDResult(features)
+        case 0xD: return extendedState(subleaf)
+        case 0x8000_0000: return CPUIDResult(eax: 0x8000_0008, ebx: vendor.ebx, ecx: vendor.ecx, edx: vendor.edx)
+        case 0x8000_0001:
+            return CPUIDResult(eax: isAMD ? signature : 0, ebx: 0, ecx: extended.ecx, edx: extended.edx)
+        case 0x8000_0002...0x8000_0004:
+            return brand.isEmpty ? .zero : CPUIDResult(brand[Int(leaf - 0x8000_0002)])
+        case 0x8000_0005: return isAMD ? CPUIDResult(apus_host_cpuid(leaf, 0)) : .zero
+        case 0x8000_0006: return CPUIDResult(apus_host_cpuid(leaf, 0))
+        // The time stamp counter runs at one rate in every state.
+        case 0x8000_0007: return CPUIDResult(eax: 0, ebx: 0, ecx: 0, edx: 1 << 8)
+        case 0x8000_0008:
+            return CPUIDResult(eax: UInt32(physicalAddressBits) | 48 << 8, ebx: 0, ecx: 0, edx: 0)
+        default: return .zero
+        }
+    }
+
+    /// Leaf 4: the host's caches, each owned by one processor.
+    private func cache(_ subleaf: UInt32) -> CPUIDResult {
+        var result = CPUIDResult(apus_host_cpuid(4, subleaf))
+        if result.eax & 31 == 0 { return .zero }
+        result.eax &= 0x3FFF
+        return result
+    }
+
+    /// Leaf 0xD: FXSAVE's area and the 64 bytes of header.
+    private func extendedState(_ subleaf: UInt32) -> CPUIDResult {
+        guard hasExtendedState, subleaf == 0 else { return .zero }
+        return CPUIDResult(eax: 3, ebx: 576, ecx: 576, edx: 0)
+    }
+}
+
+extension CPUIDResult {
+    static let zero = CPUIDResult(eax: 0, ebx: 0, ecx: 0, edx: 0)
+
+    init(_ result: apus_cpuid_result) {
+        self.init(eax: result.eax, ebx: result.ebx, ecx: result.ecx, edx: result.edx)
+    }
+}
+
+extension UnsafeMutablePointer where Pointee == apus_vcpu {
+    /// CPUID: the machine may replace the engine's answer.
+    func identify() {
+        let leaf = UInt32(truncatingIfNeeded: pointee.gpr.0)
+        let subleaf = UInt32(truncatingIfNeeded: pointee.gpr.1)
+        let own = CPUIDProfile.host.answer(leaf: leaf, subleaf: subleaf, cr4: pointee.cr4, xcr0: pointee.xcr0)
+        let result = bus.cpuid(leaf: leaf, subleaf: subleaf, own) ?? own
+        pointee.gpr.0 = UInt64(result.eax)
+        pointee.gpr.3 = UInt64(result.ebx)
+        pointee.gpr.1 = UInt64(result.ecx)
+        pointee.gpr.2 = UInt64(result.edx)
+    }
+}
