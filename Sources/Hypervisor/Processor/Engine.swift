@@ -101,6 +101,8 @@ public final class PhysicalMap: @unchecked Sendable {
     // Invariant: `regions` is only replaced while no engine of the domain runs guest code.
     /// Sorted by start address; what lies between them is the bus's.
     public private(set) var regions: [PhysicalRegion] = []
+    /// The software engines that run on this memory.
+    let engines = EngineList()
     public init() {}
 
     public func replace(with regions: [PhysicalRegion]) {

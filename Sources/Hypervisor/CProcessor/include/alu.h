@@ -187,6 +187,8 @@ APUS_INLINE bool apus_cas128(void *p, uint64_t *low, uint64_t *high, uint64_t ne
 APUS_INLINE uint32_t apus_attention(const volatile uint32_t *p) { return *p; }
 APUS_INLINE void apus_attend(volatile uint32_t *p) { __atomic_store_n(p, 1, __ATOMIC_SEQ_CST); }
 
+APUS_INLINE void apus_fence(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
+
 APUS_INLINE uint64_t apus_pdep(uint64_t a, uint64_t mask)
 {
     uint64_t r;

@@ -188,5 +188,13 @@ struct apus_vcpu {
 enum { APUS_SEGMENTS_OFFSET = 152 };
 _Static_assert(offsetof(apus_vcpu, seg) == APUS_SEGMENTS_OFFSET, "place of the segment registers");
 
+/// An instruction without operands.
+static inline apus_insn apus_empty_insn(apus_handler handler)
+{
+    return (apus_insn){.handler = handler, .base = APUS_NO_REG, .index = APUS_NO_REG};
+}
+
+static inline apus_tlb_entry *apus_first_entry(apus_vcpu *cpu) { return cpu->tlb[0][0]; }
+
 #pragma clang assume_nonnull end
 #endif

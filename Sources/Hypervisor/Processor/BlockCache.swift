@@ -1,0 +1,385 @@
+// Decoded code: blocks by physical address and mode, and how they die when their bytes are written.
+// Source: our own design; rules of self-modifying code from Intel SDM vol. 3 §11.6, §8.1.3.
+// Modelled: stores into the running block take effect behind the storing instruction.
+// An instruction that crosses a page, or lies in no RAM, is decoded each time and never kept.
+
+internal import CProcessor
+
+typealias Block = UnsafeMutablePointer<apus_block>
+
+/// A translation of the page that code is fetched from.
+struct FetchEntry {
+    var tag: UInt64 = .max
+    var generation: UInt32 = 0
+    var physical: UInt64 = 0
+    var host: UnsafeMutableRawPointer?
+}
+
+final class BlockCache {
+    static let insnSlots = 1 << 18
+    static let blockSlots = 1 << 16
+    static let hashSlots = 1 << 15
+    static let pageSlots = 1 << 14
+    static let fetchSlots = 256
+    static let longestBlock = 64
+
+    let insns: UnsafeMutablePointer<apus_insn>
+    let blocks: UnsafeMutablePointer<apus_block>
+    let hashes: UnsafeMutablePointer<Block?>
+    let pages: UnsafeMutablePointer<Block?>
+    let fetches: UnsafeMutablePointer<FetchEntry>
+    let jumps: UnsafeMutablePointer<apus_jump>
+    /// The block of an instruction that is not kept.
+    let single: Block
+    @exclusivity(unchecked) var insnCount = 0
+    @exclusivity(unchecked) var blockCount = 0
+
+    init() {
+        insns = .allocate(capacity: Self.insnSlots)
+        blocks = .allocate(capacity: Self.blockSlots)
+        hashes = .allocate(capacity: Self.hashSlots)
+        hashes.initialize(repeating: nil, count: Self.hashSlots)
+        pages = .allocate(capacity: Self.pageSlots)
+        pages.initialize(repeating: nil, count: Self.pageSlots)
+        fetches = .allocate(capacity: Self.fetchSlots)
+        fetches.initialize(repeating: FetchEntry(), count: Self.fetchSlots)
+        jumps = .allocate(capacity: Int(APUS_JUMPS))
+        jumps.initialize(repeating: apus_jump(linear: 0, key: 0, block: nil), count: Int(APUS_JUMPS))
+        single = .allocate(capacity: 1)
+        let room = UnsafeMutablePointer<apus_insn>.allocate(capacity: 2)
+        single.initialize(
+            to: apus_block(
+                insns: room, physical: 0, mode_key: 0, bytes: 0, count: 0, next_hash: nil, next_page: nil))
+    }
+
+    deinit {
+        single.pointee.insns.deallocate()
+        single.deallocate()
+        insns.deallocate()
+        blocks.deallocate()
+        hashes.deallocate()
+        pages.deallocate()
+        fetches.deallocate()
+        jumps.deallocate()
+    }
+
+    @inline(__always) private func hashSlot(_ physical: UInt64, _ key: UInt32) -> Int {
+        let mixed = (physical ^ UInt64(key) &<< 7) &* 0x9E37_79B9_7F4A_7C15
+        return Int(truncatingIfNeeded: mixed &>> 40) & (Self.hashSlots - 1)
+    }
+    @inline(__always) private func pageSlot(_ physical: UInt64) -> Int {
+        Int(truncatingIfNeeded: physical &>> 12) & (Self.pageSlots - 1)
+    }
+
+    func find(_ physical: UInt64, _ key: UInt32) -> Block? {
+        var next = hashes[hashSlot(physical, key)]
+        while let block = next {
+            if block.pointee.physical == physical, block.pointee.mode_key == key { return block }
+            next = block.pointee.next_hash
+        }
+        return nil
+    }
+
+    /// Whether another block of any length fits.
+    var hasRoom: Bool {
+        insnCount + Self.longestBlock + 2 <= Self.insnSlots && blockCount < Self.blockSlots
+    }
+
+    /// Takes the block whose `count` instructions were written behind `insnCount` into the tables.
+    func add(_ physical: UInt64, _ key: UInt32, count: Int, bytes: Int) -> Block {
+        let block = blocks + blockCount
+        blockCount += 1
+        let hash = hashSlot(physical, key)
+        let page = pageSlot(physical)
+        block.initialize(
+            to: apus_block(
+                insns: insns + insnCount, physical: physical, mode_key: key,
+                bytes: UInt32(truncatingIfNeeded: bytes), count: UInt32(truncatingIfNeeded: count),
+                next_hash: hashes[hash], next_page: pages[page]))
+        insnCount += count + 1
+        hashes[hash] = block
+        pages[page] = block
+        return block
+    }
+
+    /// Forgets the blocks that overlap a range within one page. Tells whether any did, and whether
+    /// the page holds none any more.
+    func forget(_ physical: UInt64, _ bytes: UInt64, running: Block?) -> (hit: Bool, isEmpty: Bool) {
+        let page = physical &>> 12
+        let slot = pageSlot(physical)
+        var (hit, isEmpty) = (false, true)
+        var previous: Block?
+        var next = pages[slot]
+        while let block = next {
+            next = block.pointee.next_page
+            let start = block.pointee.physical
+            guard start &>> 12 == page else {
+                previous = block
+                continue
+            }
+            if start < physical &+ bytes, physical < start &+ UInt64(block.pointee.bytes) {
+                hit = true
+                if let previous { previous.pointee.next_page = next } else { pages[slot] = next }
+                unhash(block)
+                if block == running { cut(block) }
+                block.pointee.physical = .max
+                block.pointee.bytes = 0
+            } else {
+                isEmpty = false
+                previous = block
+            }
+        }
+        return (hit, isEmpty)
+    }
+
+    private func unhash(_ block: Block) {
+        let slot = hashSlot(block.pointee.physical, block.pointee.mode_key)
+        var next = hashes[slot]
+        var previous: Block?
+        while let found = next {
+            next = found.pointee.next_hash
+            if found == block {
+                if let previous { previous.pointee.next_hash = next } else { hashes[slot] = next }
+                return
+            }
+            previous = found
+        }
+    }
+
+    /// Makes a running block leave behind the instruction that runs.
+    func cut(_ block: Block) {
+        for index in 0...Int(block.pointee.count) { block.pointee.insns[index].handler = leaveBlock }
+    }
+
+    /// Forgets everything. A running block stays readable until the next decode.
+    func removeAll(running: Block?) {
+        if let running { cut(running) }
+        hashes.update(repeating: nil, count: Self.hashSlots)
+        pages.update(repeating: nil, count: Self.pageSlots)
+        insnCount = 0
+        blockCount = 0
+    }
+}
+
+/// Closes every block: execution goes on at `start`.
+let leaveBlock: apus_handler = { cpu, insn in
+    cpu.pointee.rip = (cpu.pointee.rip &+ UInt64(insn.pointee.start)) & insn.pointee.addr_mask
+    cpu.pointee.instructions &-= 1
+    return Status.jump
+}
+
+// MARK: - Written code
+
+extension UnsafeMutablePointer where Pointee == apus_vcpu {
+    /// A store reached a page that holds code.
+    @inline(never) func codeWritten(_ physical: UInt64, _ bytes: UInt64) {
+        forgetCode(physical, bytes)
+        let engine = engine
+        if engine.map.engines.isShared { engine.map.engines.tell(.written(physical, bytes), from: engine) }
+    }
+
+    /// Forgets code of this vCPU decoded from a physical range.
+    func forgetCode(_ physical: UInt64, _ bytes: UInt64) {
+        guard bytes > 0 else { return }
+        let engine = engine
+        if bytes > 1 << 20 { return forgetAllCode() }
+        var start = physical
+        let end = physical &+ bytes
+        var anyHit = false
+        while start < end {
+            let part = min(end &- start, 4096 &- start & 0xFFF)
+            let (hit, isEmpty) = engine.blocks.forget(start, part, running: self.pointee.current)
+            anyHit = anyHit || hit
+            if isEmpty, !engine.map.engines.isShared, let region = engine.region(start),
+                let code = region.pointee.codeMap
+            {
+                code[Int(truncatingIfNeeded: (start &- region.pointee.start) &>> 12)] = 0
+            }
+            start &+= part
+        }
+        if anyHit { self.pointee.jump_generation &+= 1 }
+    }
+
+    func forgetAllCode() {
+        engine.blocks.removeAll(running: self.pointee.current)
+        self.pointee.jump_generation &+= 1
+    }
+
+    /// Notes that a page holds code: from now on, stores to it take the slow way.
+    private func guardPage(_ physical: UInt64) {
+        let engine = engine
+        guard let region = engine.region(physical), let map = region.pointee.codeMap else { return }
+        let offset = Int(truncatingIfNeeded: physical &- region.pointee.start)
+        guard map[offset >> 12] == 0 else { return }
+        map[offset >> 12] = 1
+        flushStores(to: region.pointee.host + offset)
+        if engine.map.engines.isShared { engine.map.engines.tell(.guarded(physical & ~0xFFF), from: engine) }
+    }
+
+    /// Takes in what other vCPUs did to code.
+    func readNews() {
+        let engine = engine
+        for news in engine.map.engines.take(engine) {
+            switch news {
+            case .written(let physical, let bytes): forgetCode(physical, bytes)
+            case .guarded(let physical):
+                guard let region = engine.region(physical) else { continue }
+                let host = region.pointee.host + Int(truncatingIfNeeded: physical &- region.pointee.start)
+                // Stores may have gone by unseen until now.
+                flushStores(to: host)
+                codeWritten(physical, 4096)
+            }
+        }
+    }
+}
+
+// MARK: - Finding and decoding
+
+extension UnsafeMutablePointer where Pointee == apus_vcpu {
+    /// The block at CS:RIP, decoded if need be.
+    @inline(never) func findBlock() throws(Fault) -> Block {
+        let cs = segmentPointer(segmentCS)
+        let rip = self.pointee.rip
+        var linear = rip
+        if self.pointee.code_size == 8 {
+            try checkCanonical(rip, segment: segmentCS)
+        } else {
+            guard rip <= UInt64(cs.pointee.limit) else { throw raise(13, error: 0) }
+            linear = (cs.pointee.base &+ rip) & 0xFFFF_FFFF
+        }
+        let (physical, host) = try fetchPage(linear)
+        let key = self.pointee.mode_key
+        let isTraced = key & ModeKey.trap.rawValue != 0
+        guard let host, !isTraced else { return try decodeSingle(linear) }
+        let engine = engine
+        var block = engine.blocks.find(physical, key)
+        if block == nil {
+            if !engine.blocks.hasRoom { forgetAllCode() }
+            block = decodeBlock(host, physical)
+        }
+        guard let block else { return try decodeSingle(linear) }
+        if self.pointee.code_size != 8, rip &+ UInt64(block.pointee.bytes) &- 1 > UInt64(cs.pointee.limit) {
+            return try decodeSingle(linear)
+        }
+        let slot = self.pointee.jumps + jumpSlot(linear)
+        slot.pointee = apus_jump(
+            linear: linear, key: UInt64(key) | UInt64(self.pointee.jump_generation) &<< 32, block: block)
+        return block
+    }
+
+    @inline(__always) func jumpSlot(_ linear: UInt64) -> Int {
+        Int(truncatingIfNeeded: (linear ^ linear &>> 12) & UInt64(APUS_JUMPS - 1))
+    }
+
+    /// Where an instruction is fetched from; a nil host address means the bus.
+    func fetchPage(_ linear: UInt64) throws(Fault) -> (physical: UInt64, host: UnsafeMutableRawPointer?) {
+        let engine = engine
+        let isUser = self.pointee.cpl == 3
+        let tag = linear & ~0xFFF | (isUser ? 1 : 0)
+        let entry = engine.blocks.fetches + Int(truncatingIfNeeded: linear &>> 12) % BlockCache.fetchSlots
+        let within = linear & 0xFFF
+        if entry.pointee.tag == tag, entry.pointee.generation == self.pointee.tlb_generation {
+            let host = entry.pointee.host.map { $0 + Int(truncatingIfNeeded: within) }
+            return (entry.pointee.physical | within, host)
+        }
+        let mode = isUser ? UInt8(APUS_TLB_USER) : UInt8(APUS_TLB_SUPERVISOR)
+        let (physical, _, _) = try walk(linear, Intent(fetch: true, mode: mode))
+        guard let region = engine.region(physical) else { return (physical, nil) }
+        let host = region.pointee.host + Int(truncatingIfNeeded: physical &- region.pointee.start)
+        entry.pointee = FetchEntry(
+            tag: tag, generation: self.pointee.tlb_generation, physical: physical & ~0xFFF,
+            host: host - Int(truncatingIfNeeded: within))
+        return (physical, host)
+    }
+
+    /// Decodes from `host` to the next jump, or to the last instruction that lies in the page whole.
+    /// nil: the first one does not.
+    private func decodeBlock(_ host: UnsafeMutableRawPointer, _ physical: UInt64) -> Block? {
+        let cache = engine.blocks
+        guardPage(physical)
+        let room = 4096 - Int(truncatingIfNeeded: physical & 0xFFF)
+        let insns = cache.insns + cache.insnCount
+        let bytes = UnsafePointer(host.assumingMemoryBound(to: UInt8.self))
+        var (at, count) = (0, 0)
+        while count < BlockCache.longestBlock, at < room {
+            let insn = insns + count
+            let (length, ends) = decode(insn, bytes + at, available: min(room - at, 15))
+            guard length > 0 else { break }
+            place(insn, at, length)
+            at += length
+            count += 1
+            if ends { break }
+        }
+        guard count > 0 else { return nil }
+        close(insns + count, at)
+        return cache.add(physical, self.pointee.mode_key, count: count, bytes: at)
+    }
+
+    /// Fixes an instruction's place within its block, and the operands that depend on it.
+    private func place(_ insn: UnsafeMutablePointer<apus_insn>, _ at: Int, _ length: Int) {
+        insn.pointee.start = UInt16(truncatingIfNeeded: at)
+        insn.pointee.next = UInt16(truncatingIfNeeded: at + length)
+        if insn.pointee.mem != 0, insn.pointee.base == UInt8(APUS_RIP) {
+            insn.pointee.disp = insn.pointee.disp &+ Int32(truncatingIfNeeded: at + length)
+        }
+    }
+
+    private func close(_ insn: UnsafeMutablePointer<apus_insn>, _ at: Int) {
+        var end = apus_insn.empty
+        end.handler = leaveBlock
+        end.start = UInt16(truncatingIfNeeded: at)
+        end.addr_mask = self.pointee.code_size == 8 ? .max : 0xFFFF_FFFF
+        insn.initialize(to: end)
+    }
+
+    /// Decodes one instruction that may cross a page, is traced, or lies in no RAM.
+    func decodeSingle(_ linear: UInt64) throws(Fault) -> Block {
+        let single = engine.blocks.single
+        var bytes: (UInt64, UInt64) = (0, 0)
+        var have = 0
+        var fault: Fault?
+        let limit = self.pointee.code_size == 8 ? UInt64.max : UInt64(segmentPointer(segmentCS).pointee.limit)
+        let rip = self.pointee.rip
+        let room = limit &- rip >= 15 ? 15 : Int(truncatingIfNeeded: limit &- rip) + 1
+        while have < room {
+            let address = advance(linear, have)
+            do throws(Fault) {
+                let (physical, host) = try fetchPage(address)
+                let part = min(room - have, 4096 - Int(truncatingIfNeeded: address & 0xFFF))
+                withUnsafeMutableBytes(of: &bytes) { buffer in
+                    for index in 0..<part {
+                        buffer[have + index] =
+                            host.map { $0.load(fromByteOffset: index, as: UInt8.self) }
+                            ?? UInt8(
+                                truncatingIfNeeded: bus.readMemory(physical &+ UInt64(index), size: 1))
+                    }
+                }
+                have += part
+            } catch {
+                fault = error
+                break
+            }
+        }
+        let insn = single.pointee.insns
+        let length = withUnsafeBytes(of: &bytes) { buffer in
+            buffer.baseAddress.map {
+                decode(insn, $0.assumingMemoryBound(to: UInt8.self), available: have).length
+            } ?? 0
+        }
+        guard length > 0 else {
+            // The rest of the instruction cannot be fetched, or it is longer than 15 bytes.
+            if let fault { throw fault }
+            throw raise(13, error: 0)
+        }
+        place(insn, 0, length)
+        close(insn + 1, length)
+        single.pointee.count = 1
+        single.pointee.bytes = UInt32(truncatingIfNeeded: length)
+        return single
+    }
+}
+
+extension apus_insn {
+    /// An instruction with no operands and no handler of its own.
+    static var empty: apus_insn { apus_empty_insn(leaveBlock) }
+}

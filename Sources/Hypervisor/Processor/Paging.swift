@@ -1,0 +1,497 @@
+// Address translation: page walks in all modes, the TLB's upkeep, and accesses that miss it.
+// Source: Intel SDM vol. 3 §4 (32-bit, PAE and 4-level paging, access rights §4.6, errors §4.7, A/D §4.8).
+// Modelled: 4K/2M/4M/1G pages, NX, WP, SMEP, SMAP, reserved bits; not modelled: PCID, 5 levels, protection keys.
+// PAE's four top entries are read at each walk rather than at each load of CR3.
+
+internal import CProcessor
+
+/// Where a linear address leads.
+struct Place {
+    var physical: UInt64
+    /// Host address of RAM or ROM; nil: the bus answers.
+    var host: UnsafeMutableRawPointer?
+    var isWritable: Bool
+    /// The page's byte in the code map, if stores to it must be watched.
+    var code: UnsafeMutablePointer<UInt8>?
+}
+
+/// What an access is for.
+struct Intent {
+    var write = false
+    var fetch = false
+    /// One of APUS_TLB_*: rights of a user, of a supervisor, of a supervisor that may touch user pages.
+    var mode: UInt8
+}
+
+private let maximumPhysical: UInt64 = (1 << 40) - 1
+private let addressBits: UInt64 = 0x000F_FFFF_FFFF_F000
+/// Physical address bits from 40 to 51 must be clear in any entry.
+private let reservedPhysical: UInt64 = addressBits & ~maximumPhysical
+private let present: UInt64 = 1
+private let writable: UInt64 = 2
+private let user: UInt64 = 4
+private let accessed: UInt64 = 0x20
+private let dirty: UInt64 = 0x40
+private let large: UInt64 = 0x80
+private let noExecute: UInt64 = 1 << 63
+
+// MARK: - Page walk
+
+/// One table entry met on a walk.
+private struct Step {
+    var address: UInt64
+    var entry: UInt64
+}
+
+extension UnsafeMutablePointer where Pointee == apus_vcpu {
+    private func pageFault(_ linear: UInt64, _ intent: Intent, isPresent: Bool, reserved: Bool = false) -> Fault {
+        var error: UInt32 = isPresent ? 1 : 0
+        if intent.write { error |= 2 }
+        if intent.mode == UInt8(APUS_TLB_USER) { error |= 4 }
+        if reserved { error |= 8 }
+        let tellsFetch =
+            self.pointee.efer & 0x800 != 0 && self.pointee.cr4 & 0x20 != 0 || self.pointee.cr4 & 1 << 20 != 0
+        if intent.fetch, tellsFetch { error |= 16 }
+        return raisePageFault(linear, error: error)
+    }
+
+    /// The physical address behind `linear`, with the rights checked and A and D set.
+    /// `isWritable` tells whether a store would be allowed without a further walk.
+    @inline(never) func walk(
+        _ linear: UInt64, _ intent: Intent
+    ) throws(Fault) -> (physical: UInt64, isWritable: Bool, isLarge: Bool) {
+        if self.pointee.cr0 & 1 << 31 == 0 { return (linear & 0xFFFF_FFFF, true, false) }
+        if self.pointee.cr4 & 0x20 == 0 { return try walk32(linear, intent) }
+        var levels = 4
+        var table = self.pointee.cr3 & addressBits & maximumPhysical
+        if self.pointee.efer & 0x400 == 0 {
+            levels = 3
+            table = self.pointee.cr3 & 0xFFFF_FFE0
+        }
+        let executeDisable = self.pointee.efer & 0x800 != 0
+        var steps = (Step(address: 0, entry: 0), Step(address: 0, entry: 0), Step(address: 0, entry: 0))
+        var rights = writable | user
+        var forbidden: UInt64 = 0
+        var level = levels
+        while true {
+            let shift = UInt64(12 + 9 * (level - 1))
+            let address = table &+ (linear &>> shift & 0x1FF) &* 8
+            let entry = loadPhysical(address, as: UInt64.self)
+            guard entry & present != 0 else { throw pageFault(linear, intent, isPresent: false) }
+            let isTop32 = levels == 3 && level == 3
+            var reserved = entry & reservedPhysical
+            if isTop32 {
+                reserved |= entry & 0x7FF0_0000_0000_01E6
+            } else {
+                if !executeDisable { reserved |= entry & noExecute }
+                if level == 4 { reserved |= entry & large }
+                rights &= entry
+                forbidden |= entry & noExecute
+            }
+            let isLeaf = level == 1 || !isTop32 && level < 4 && entry & large != 0
+            let mask = (UInt64(1) &<< shift) &- 1
+            if isLeaf, level > 1 { reserved |= entry & mask & ~0x1FFF }
+            guard reserved == 0 else { throw pageFault(linear, intent, isPresent: true, reserved: true) }
+            guard isLeaf else {
+                if !isTop32 {
+                    (steps.0, steps.1, steps.2) = (steps.1, steps.2, Step(address: address, entry: entry))
+                }
+                table = entry & addressBits
+                level -= 1
+                continue
+            }
+            guard allows(rights, isForbidden: forbidden != 0 && executeDisable, intent) else {
+                throw pageFault(linear, intent, isPresent: true)
+            }
+            markAccessed(steps.0)
+            markAccessed(steps.1)
+            markAccessed(steps.2)
+            let wanted = intent.write ? accessed | dirty : accessed
+            if entry & wanted != wanted { orPhysical(address, wanted) }
+            let physical = entry & addressBits & ~mask | linear & mask
+            let writes = storeAllowed(rights, intent.mode) && (entry | wanted) & dirty != 0
+            return (physical, writes, level > 1)
+        }
+    }
+
+    private func markAccessed(_ step: Step) {
+        if step.entry & (accessed | present) == present { orPhysical(step.address, accessed) }
+    }
+
+    /// The walk of 32-bit paging, with 4 MiB pages when CR4.PSE is set.
+    private func walk32(
+        _ linear: UInt64, _ intent: Intent
+    ) throws(Fault) -> (physical: UInt64, isWritable: Bool, isLarge: Bool) {
+        let directory = self.pointee.cr3 & 0xFFFF_F000 &+ (linear &>> 22 & 0x3FF) &* 4
+        let first = loadPhysical(directory, as: UInt32.self)
+        let top = UInt64(first)
+        guard top & present != 0 else { throw pageFault(linear, intent, isPresent: false) }
+        let wanted = intent.write ? accessed | dirty : accessed
+        if top & large != 0, self.pointee.cr4 & 0x10 != 0 {
+            guard top & 1 << 21 == 0 else { throw pageFault(linear, intent, isPresent: true, reserved: true) }
+            guard allows(top, isForbidden: false, intent) else { throw pageFault(linear, intent, isPresent: true) }
+            if top & wanted != wanted { orPhysical32(directory, UInt32(wanted)) }
+            let base = top & 0xFFC0_0000 | (top &>> 13 & 0xFF) &<< 32
+            let writes = storeAllowed(top, intent.mode) && (top | wanted) & dirty != 0
+            return (base | linear & 0x3F_FFFF, writes, true)
+        }
+        let address = top & 0xFFFF_F000 &+ (linear &>> 12 & 0x3FF) &* 4
+        let entry = UInt64(loadPhysical(address, as: UInt32.self))
+        guard entry & present != 0 else { throw pageFault(linear, intent, isPresent: false) }
+        let rights = top & entry
+        guard allows(rights, isForbidden: false, intent) else { throw pageFault(linear, intent, isPresent: true) }
+        if top & accessed == 0 { orPhysical32(directory, UInt32(accessed)) }
+        if entry & wanted != wanted { orPhysical32(address, UInt32(wanted)) }
+        let writes = storeAllowed(rights, intent.mode) && (entry | wanted) & dirty != 0
+        return (entry & 0xFFFF_F000 | linear & 0xFFF, writes, false)
+    }
+
+    /// Whether the rights that all levels agree on permit the access (SDM vol. 3 §4.6.1).
+    private func allows(_ rights: UInt64, isForbidden: Bool, _ intent: Intent) -> Bool {
+        let isUserPage = rights & user != 0
+        if intent.mode == UInt8(APUS_TLB_USER) {
+            guard isUserPage else { return false }
+        } else if isUserPage {
+            if intent.fetch {
+                if self.pointee.cr4 & 1 << 20 != 0 { return false }
+            } else if self.pointee.cr4 & 1 << 21 != 0, intent.mode == UInt8(APUS_TLB_SUPERVISOR) {
+                return false
+            }
+        }
+        if intent.fetch { return !isForbidden }
+        return !intent.write || storeAllowed(rights, intent.mode)
+    }
+
+    private func storeAllowed(_ rights: UInt64, _ mode: UInt8) -> Bool {
+        if rights & writable != 0 { return true }
+        return mode != UInt8(APUS_TLB_USER) && self.pointee.cr0 & 1 << 16 == 0
+    }
+}
+
+// MARK: - TLB
+
+extension UnsafeMutablePointer where Pointee == apus_vcpu {
+    /// The entries of one mode.
+    @inline(__always) func tlbSet(_ mode: UInt8, write: Bool) -> UnsafeMutablePointer<apus_tlb_entry> {
+        self.pointee.tlb_first + (Int(mode) &* 2 &+ (write ? 1 : 0)) &* Int(APUS_TLB_ENTRIES)
+    }
+
+    /// Drops all translations; entries of global pages may be kept, and are dropped as well.
+    func flushTLB(keepGlobal: Bool) {
+        let engine = engine
+        if engine.filledCount > EngineState.filledSlots {
+            clearTLB()
+        } else {
+            for slot in 0..<engine.filledCount {
+                let place = Int(engine.filled[slot])
+                self.pointee.tlb_first[place].tag = emptyTag(place)
+            }
+        }
+        engine.filledCount = 0
+        engine.largeFirst = .max
+        engine.largeLast = 0
+        self.pointee.tlb_generation &+= 1
+        self.pointee.jump_generation &+= 1
+    }
+
+    /// Drops the translations of the page at `linear`.
+    func flushPage(_ linear: UInt64) {
+        let engine = engine
+        if linear >= engine.largeFirst, linear <= engine.largeLast { return flushTLB(keepGlobal: false) }
+        let index = Int(truncatingIfNeeded: linear &>> 12 & UInt64(APUS_TLB_ENTRIES - 1))
+        for set in 0..<Int(APUS_TLB_MODES) * 2 {
+            let place = set * Int(APUS_TLB_ENTRIES) + index
+            self.pointee.tlb_first[place].tag = emptyTag(place)
+        }
+        self.pointee.tlb_generation &+= 1
+        self.pointee.jump_generation &+= 1
+    }
+
+    /// Fills all sets with entries that match nothing.
+    func clearTLB() {
+        for place in 0..<Int(APUS_TLB_MODES) * 2 * Int(APUS_TLB_ENTRIES) {
+            self.pointee.tlb_first[place] = apus_tlb_entry(tag: emptyTag(place), addend: 0)
+        }
+    }
+
+    /// Drops store translations, because a page they may name holds code now.
+    func flushStores() {
+        for mode in 0..<Int(APUS_TLB_MODES) {
+            for index in 0..<Int(APUS_TLB_ENTRIES) {
+                let place = (mode * 2 + 1) * Int(APUS_TLB_ENTRIES) + index
+                self.pointee.tlb_first[place].tag = emptyTag(place)
+            }
+        }
+    }
+
+    /// Drops store translations that lead to the host page at `host`.
+    func flushStores(to host: UnsafeMutableRawPointer) {
+        let page = UInt64(UInt(bitPattern: host)) & ~0xFFF
+        for mode in 0..<Int(APUS_TLB_MODES) {
+            let entries = tlbSet(UInt8(mode), write: true)
+            for index in 0..<Int(APUS_TLB_ENTRIES)
+            where entries[index].tag &+ entries[index].addend == page {
+                entries[index].tag = emptyTag(index)
+            }
+        }
+    }
+
+    /// The address of a page that never has entry `place`.
+    @inline(__always) private func emptyTag(_ place: Int) -> UInt64 {
+        UInt64(truncatingIfNeeded: ~place & Int(APUS_TLB_ENTRIES - 1)) &<< 12
+    }
+
+    private func fill(_ linear: UInt64, _ host: UnsafeMutableRawPointer, mode: UInt8, write: Bool) {
+        let index = Int(truncatingIfNeeded: linear &>> 12 & UInt64(APUS_TLB_ENTRIES - 1))
+        let set = Int(mode) * 2 + (write ? 1 : 0)
+        let place = set * Int(APUS_TLB_ENTRIES) + index
+        let page = linear & ~0xFFF
+        let hostPage = UInt64(UInt(bitPattern: host)) & ~0xFFF
+        self.pointee.tlb_first[place] = apus_tlb_entry(tag: page, addend: hostPage &- page)
+        let engine = engine
+        if engine.filledCount < EngineState.filledSlots { engine.filled[engine.filledCount] = UInt16(place) }
+        if engine.filledCount <= EngineState.filledSlots { engine.filledCount += 1 }
+    }
+
+    /// Translates `linear` for a data access and remembers the translation if it leads to RAM.
+    func place(_ linear: UInt64, write: Bool, mode: UInt8) throws(Fault) -> Place {
+        let (physical, mayWrite, isLarge) = try walk(linear, Intent(write: write, mode: mode))
+        guard let region = engine.region(physical) else {
+            return Place(physical: physical, host: nil, isWritable: false, code: nil)
+        }
+        let offset = physical &- region.pointee.start
+        let host = region.pointee.host + Int(truncatingIfNeeded: offset)
+        let code = region.pointee.codeMap.map { $0 + Int(truncatingIfNeeded: offset &>> 12) }
+        if isLarge { engine.noteLarge(linear) }
+        if !write { fill(linear, host, mode: mode, write: false) }
+        if mayWrite, write, region.pointee.isWritable, code.map({ $0.pointee == 0 }) ?? true {
+            fill(linear, host, mode: mode, write: true)
+        }
+        return Place(physical: physical, host: host, isWritable: region.pointee.isWritable, code: code)
+    }
+}
+
+// MARK: - Accesses that miss the TLB
+
+extension UnsafeMutablePointer where Pointee == apus_vcpu {
+    /// Throws unless `linear` is canonical.
+    func checkCanonical(_ linear: UInt64, segment: Int) throws(Fault) {
+        guard UInt64(bitPattern: Int64(bitPattern: linear &<< 16) &>> 16) == linear else {
+            throw raise(segment == segmentSS ? 12 : 13, error: 0)
+        }
+    }
+
+    /// The linear address `bytes` further on; legacy modes wrap at 4 GiB.
+    func advance(_ linear: UInt64, _ bytes: Int) -> UInt64 {
+        let next = linear &+ UInt64(truncatingIfNeeded: bytes)
+        return self.pointee.code_size == 8 ? next : next & 0xFFFF_FFFF
+    }
+
+    /// Loads 1 to 8 bytes.
+    @inline(never) func loadSlow(_ linear: UInt64, _ bytes: Int, mode: UInt8, segment: Int) throws(Fault) -> UInt64 {
+        try checkCanonical(linear, segment: segment)
+        let first = 4096 - Int(truncatingIfNeeded: linear & 0xFFF)
+        if bytes <= first { return loadPlace(try place(linear, write: false, mode: mode), bytes) }
+        let behind = advance(linear, first)
+        try checkCanonical(behind, segment: segment)
+        let low = try place(linear, write: false, mode: mode)
+        let high = try place(behind, write: false, mode: mode)
+        return loadPlace(low, first) | loadPlace(high, bytes - first) &<< UInt64(first * 8)
+    }
+
+    /// Stores 1 to 8 bytes, all or none.
+    @inline(never) func storeSlow(
+        _ value: UInt64, _ linear: UInt64, _ bytes: Int, mode: UInt8, segment: Int
+    ) throws(Fault) {
+        try checkCanonical(linear, segment: segment)
+        let first = 4096 - Int(truncatingIfNeeded: linear & 0xFFF)
+        if bytes <= first { return storePlace(value, try place(linear, write: true, mode: mode), bytes) }
+        let behind = advance(linear, first)
+        try checkCanonical(behind, segment: segment)
+        let low = try place(linear, write: true, mode: mode)
+        let high = try place(behind, write: true, mode: mode)
+        storePlace(value, low, first)
+        storePlace(value &>> UInt64(first * 8), high, bytes - first)
+    }
+
+    /// Loads up to 8 bytes within a page.
+    func loadPlace(_ place: Place, _ bytes: Int) -> UInt64 {
+        if let host = place.host {
+            switch bytes {
+            case 1: return UInt64(host.load(as: UInt8.self))
+            case 2: return UInt64(host.loadUnaligned(as: UInt16.self))
+            case 4: return UInt64(host.loadUnaligned(as: UInt32.self))
+            case 8: return host.loadUnaligned(as: UInt64.self)
+            default:
+                var value: UInt64 = 0
+                withUnsafeMutableBytes(of: &value) { $0.baseAddress?.copyMemory(from: host, byteCount: bytes) }
+                return value
+            }
+        }
+        let bus = engine.bus
+        if bytes & (bytes - 1) == 0 { return bus.readMemory(place.physical, size: bytes) & ones(bytes) }
+        var value: UInt64 = 0
+        for index in 0..<bytes {
+            let byte = bus.readMemory(place.physical &+ UInt64(index), size: 1) & 0xFF
+            value |= byte &<< UInt64(index * 8)
+        }
+        return value
+    }
+
+    /// Stores up to 8 bytes within a page.
+    func storePlace(_ value: UInt64, _ place: Place, _ bytes: Int) {
+        if place.isWritable, let host = place.host {
+            switch bytes {
+            case 1: host.storeBytes(of: UInt8(truncatingIfNeeded: value), as: UInt8.self)
+            case 2: host.storeBytes(of: UInt16(truncatingIfNeeded: value), as: UInt16.self)
+            case 4: host.storeBytes(of: UInt32(truncatingIfNeeded: value), as: UInt32.self)
+            case 8: host.storeBytes(of: value, as: UInt64.self)
+            default:
+                withUnsafeBytes(of: value) {
+                    host.copyMemory(from: $0.baseAddress ?? UnsafeRawPointer(host), byteCount: bytes)
+                }
+            }
+            if let code = place.code, code.pointee != 0 { codeWritten(place.physical, UInt64(bytes)) }
+            return
+        }
+        let bus = engine.bus
+        if bytes & (bytes - 1) == 0 {
+            bus.writeMemory(place.physical, size: bytes, value: value & ones(bytes))
+            return
+        }
+        for index in 0..<bytes {
+            bus.writeMemory(place.physical &+ UInt64(index), size: 1, value: value &>> UInt64(index * 8) & 0xFF)
+        }
+    }
+
+    @inline(__always) private func ones(_ bytes: Int) -> UInt64 {
+        bytes >= 8 ? .max : (1 &<< UInt64(bytes * 8)) &- 1
+    }
+
+    /// Throws what a store of `bytes` (at most a page) would, and stores nothing.
+    func probeWrite(_ segment: Int, _ offset: UInt64, _ bytes: Int) throws(Fault) {
+        let linear = try linearAddress(segment, offset, bytes, write: true)
+        _ = try writePlaces(linear, bytes, segment: segment)
+    }
+
+    func writePlaces(_ linear: UInt64, _ bytes: Int, segment: Int) throws(Fault) -> (Place, Place?) {
+        try checkCanonical(linear, segment: segment)
+        let first = 4096 - Int(truncatingIfNeeded: linear & 0xFFF)
+        let low = try place(linear, write: true, mode: self.pointee.tlb_mode)
+        guard bytes > first else { return (low, nil) }
+        let behind = advance(linear, first)
+        try checkCanonical(behind, segment: segment)
+        return (low, try place(behind, write: true, mode: self.pointee.tlb_mode))
+    }
+
+    /// Loads `bytes` (at most a page) from `segment`:`offset`, all or nothing.
+    func copyIn(
+        _ segment: Int, _ offset: UInt64, into target: UnsafeMutableRawPointer, bytes: Int
+    ) throws(Fault) {
+        let linear = try linearAddress(segment, offset, bytes, write: false)
+        if bytes == 16, let host = lookUpBytes(self.pointee.tlb_read, linear, 16) {
+            target.copyMemory(from: host, byteCount: 16)
+            return
+        }
+        if let host = lookUpBytes(self.pointee.tlb_read, linear, bytes) {
+            target.copyMemory(from: host, byteCount: bytes)
+            return
+        }
+        try checkCanonical(linear, segment: segment)
+        let first = min(bytes, 4096 - Int(truncatingIfNeeded: linear & 0xFFF))
+        let low = try place(linear, write: false, mode: self.pointee.tlb_mode)
+        var high: Place?
+        if bytes > first {
+            let behind = advance(linear, first)
+            try checkCanonical(behind, segment: segment)
+            high = try place(behind, write: false, mode: self.pointee.tlb_mode)
+        }
+        copyOutOf(low, to: target, bytes: first)
+        if let high { copyOutOf(high, to: target + first, bytes: bytes - first) }
+    }
+
+    /// Stores `bytes` (at most a page) to `segment`:`offset`, all or nothing.
+    func copyOut(_ segment: Int, _ offset: UInt64, from source: UnsafeRawPointer, bytes: Int) throws(Fault) {
+        let linear = try linearAddress(segment, offset, bytes, write: true)
+        if let host = lookUpBytes(self.pointee.tlb_write, linear, bytes) {
+            host.copyMemory(from: source, byteCount: bytes)
+            return
+        }
+        let first = min(bytes, 4096 - Int(truncatingIfNeeded: linear & 0xFFF))
+        let (low, high) = try writePlaces(linear, bytes, segment: segment)
+        copyInto(low, from: source, bytes: first)
+        if let high { copyInto(high, from: source + first, bytes: bytes - first) }
+    }
+
+    @inline(__always) func lookUpBytes(
+        _ entries: UnsafeMutablePointer<apus_tlb_entry>, _ linear: UInt64, _ bytes: Int
+    ) -> UnsafeMutableRawPointer? {
+        let entry = entries + Int(truncatingIfNeeded: linear &>> 12 & UInt64(APUS_TLB_ENTRIES - 1))
+        let distance = linear ^ entry.pointee.tag
+        guard bytes <= 4096, distance <= UInt64(truncatingIfNeeded: 4096 &- bytes) else { return nil }
+        return UnsafeMutableRawPointer(bitPattern: UInt(truncatingIfNeeded: linear &+ entry.pointee.addend))
+    }
+
+    private func copyOutOf(_ place: Place, to target: UnsafeMutableRawPointer, bytes: Int) {
+        if let host = place.host { return target.copyMemory(from: host, byteCount: bytes) }
+        forEachPart(place.physical, bytes) { physical, at, size in
+            var value = engine.bus.readMemory(physical, size: size)
+            withUnsafeBytes(of: &value) {
+                target.advanced(by: at).copyMemory(from: $0.baseAddress ?? UnsafeRawPointer(target), byteCount: size)
+            }
+        }
+    }
+
+    private func copyInto(_ place: Place, from source: UnsafeRawPointer, bytes: Int) {
+        if place.isWritable, let host = place.host {
+            host.copyMemory(from: source, byteCount: bytes)
+            if let code = place.code, code.pointee != 0 { codeWritten(place.physical, UInt64(bytes)) }
+            return
+        }
+        forEachPart(place.physical, bytes) { physical, at, size in
+            var value: UInt64 = 0
+            withUnsafeMutableBytes(of: &value) {
+                $0.copyMemory(from: UnsafeRawBufferPointer(start: source + at, count: size))
+            }
+            engine.bus.writeMemory(physical, size: size, value: value)
+        }
+    }
+
+    /// Cuts a range into naturally aligned accesses of at most 8 bytes.
+    private func forEachPart(_ physical: UInt64, _ bytes: Int, _ body: (UInt64, Int, Int) -> Void) {
+        var at = 0
+        while at < bytes {
+            var size = 8
+            while size > bytes - at || (physical &+ UInt64(at)) & UInt64(size - 1) != 0 { size /= 2 }
+            body(physical &+ UInt64(at), at, size)
+            at += size
+        }
+    }
+}
+
+// MARK: - Physical memory
+
+extension UnsafeMutablePointer where Pointee == apus_vcpu {
+    /// Loads from guest-physical memory, naturally aligned.
+    func loadPhysical<T: Word>(_ physical: UInt64, as: T.Type) -> T {
+        guard let region = engine.region(physical) else {
+            return T(truncatingIfNeeded: engine.bus.readMemory(physical, size: MemoryLayout<T>.size))
+        }
+        let offset = Int(truncatingIfNeeded: physical &- region.pointee.start)
+        return region.pointee.host.loadUnaligned(fromByteOffset: offset, as: T.self)
+    }
+
+    /// Sets bits of a page table entry.
+    private func orPhysical(_ physical: UInt64, _ bits: UInt64) {
+        guard let host = hostOfTable(physical) else { return }
+        _ = apus_atomic_or64(host, bits)
+    }
+    private func orPhysical32(_ physical: UInt64, _ bits: UInt32) {
+        guard let host = hostOfTable(physical) else { return }
+        _ = apus_atomic_or32(host, bits)
+    }
+    private func hostOfTable(_ physical: UInt64) -> UnsafeMutableRawPointer? {
+        guard let region = engine.region(physical), region.pointee.isWritable else { return nil }
+        return region.pointee.host + Int(truncatingIfNeeded: physical &- region.pointee.start)
+    }
+}

@@ -1,0 +1,147 @@
+// The loop: find a block, run its instructions, deliver what they raise, leave when somebody calls.
+// Source: Intel SDM vol. 3 §6.6-6.9 (order of events), §17.3 (single step).
+// Modelled: interrupt shadow, NMI blocking, single-step traps; not modelled: data and instruction breakpoints.
+// Attention is looked at between blocks; repeated string instructions look at it themselves.
+
+internal import CProcessor
+
+extension UnsafeMutablePointer where Pointee == apus_vcpu {
+    /// Runs guest code until something outside must act; one of APUS_EXIT_*.
+    func runLoop() -> Int {
+        if engine.hasNews { readNews() }
+        while true {
+            if self.pointee.nmi_pending, !self.pointee.nmi_blocked, !self.pointee.interrupt_shadow {
+                guard deliverNMI() else { return APUS_EXIT_SHUTDOWN }
+            }
+            if self.pointee.window_wanted, canTakeInterrupt { return APUS_EXIT_INTERRUPT_WINDOW }
+            if apus_attention(self.pointee.attention) != 0 {
+                // The instruction behind STI or MOV SS comes first, so that the guest gets on.
+                if self.pointee.interrupt_shadow, let exit = shadowed() { return exit }
+                return APUS_EXIT_ATTENTION
+            }
+            if self.pointee.interrupt_shadow, self.pointee.window_wanted || self.pointee.nmi_pending {
+                if let exit = shadowed() { return exit }
+                continue
+            }
+            self.pointee.interrupt_shadow = false
+            if self.pointee.mode_key & ModeKey.trap.rawValue != 0 {
+                if let exit = singleStep() { return exit }
+                continue
+            }
+            let (status, insn, block) = runBlocks()
+            if let exit = settle(status, insn, block) { return exit }
+        }
+    }
+
+    /// External interrupts are enabled and nothing holds them back.
+    var canTakeInterrupt: Bool { self.pointee.system_flags & 0x200 != 0 && !self.pointee.interrupt_shadow }
+
+    /// Runs blocks as long as they end in jumps and nobody calls.
+    @inline(never) private func runBlocks() -> (UInt32, Insn?, Block?) {
+        let jumps = self.pointee.jumps
+        let attention = self.pointee.attention
+        let csBase = segmentPointer(segmentCS)
+        while true {
+            let rip = self.pointee.rip
+            let is64 = self.pointee.code_size == 8
+            let linear = is64 ? rip : (csBase.pointee.base &+ rip) & 0xFFFF_FFFF
+            let key = UInt64(self.pointee.mode_key) | UInt64(self.pointee.jump_generation) &<< 32
+            let entry = jumps + jumpSlot(linear)
+            let block: Block
+            if entry.pointee.linear == linear, entry.pointee.key == key, let found = entry.pointee.block,
+                is64 || rip &+ UInt64(found.pointee.bytes) &- 1 <= UInt64(csBase.pointee.limit)
+            {
+                block = found
+            } else {
+                do throws(Fault) { block = try findBlock() } catch { return (Status.fault, nil, nil) }
+            }
+            self.pointee.current = block
+            let first = UnsafePointer(block.pointee.insns)
+            var insn = first
+            var status = insn.pointee.handler(self, insn)
+            while status == Status.next {
+                insn += 1
+                status = insn.pointee.handler(self, insn)
+            }
+            self.pointee.instructions &+= UInt64(truncatingIfNeeded: insn - first) &+ 1
+            guard status == Status.jump else { return (status, insn, block) }
+            if apus_attention(attention) != 0 || self.pointee.window_wanted || self.pointee.nmi_pending
+                || self.pointee.mode_key & ModeKey.trap.rawValue != 0
+            {
+                return (status, insn, block)
+            }
+        }
+    }
+
+    /// Carries out what the last instruction of a run asks for; an exit, if it is one.
+    private func settle(_ status: UInt32, _ insn: Insn?, _ block: Block?) -> Int? {
+        switch status {
+        case Status.end:
+            if let insn { self.pointee.rip = behind(insn) }
+        case Status.fault:
+            if let insn, self.pointee.pending_kind == 0 {
+                self.pointee.rip = (self.pointee.rip &+ UInt64(insn.pointee.start)) & ripMask
+            }
+            if !deliverPending() { return APUS_EXIT_SHUTDOWN }
+        case Status.exit:
+            return Int(self.pointee.exit_reason)
+        default: break
+        }
+        return nil
+    }
+
+    private var ripMask: UInt64 { self.pointee.code_size == 8 ? .max : 0xFFFF_FFFF }
+    private func behind(_ insn: Insn) -> UInt64 {
+        (self.pointee.rip &+ UInt64(insn.pointee.next)) & ripMask
+    }
+
+    /// Runs exactly one instruction.
+    private func step() -> (status: UInt32, insn: Insn?) {
+        let linear: UInt64
+        let block: Block
+        do throws(Fault) {
+            if self.pointee.code_size == 8 {
+                linear = self.pointee.rip
+                try checkCanonical(linear, segment: segmentCS)
+            } else {
+                let cs = segmentPointer(segmentCS)
+                guard self.pointee.rip <= UInt64(cs.pointee.limit) else { throw raise(13, error: 0) }
+                linear = (cs.pointee.base &+ self.pointee.rip) & 0xFFFF_FFFF
+            }
+            block = try decodeSingle(linear)
+        } catch { return (Status.fault, nil) }
+        self.pointee.current = block
+        let insn = UnsafePointer(block.pointee.insns)
+        var status = insn.pointee.handler(self, insn)
+        if status == Status.next {
+            self.pointee.rip = behind(insn)
+            status = Status.jump
+        }
+        self.pointee.instructions &+= 1
+        return (status, insn)
+    }
+
+    /// Runs the instruction in the shadow of STI or MOV SS.
+    private func shadowed() -> Int? {
+        self.pointee.interrupt_shadow = false
+        if self.pointee.mode_key & ModeKey.trap.rawValue != 0 { return singleStep() }
+        let (status, insn) = step()
+        return settle(status, insn, nil)
+    }
+
+    /// Runs one instruction with RFLAGS.TF set, and traps behind it.
+    private func singleStep() -> Int? {
+        let (status, insn) = step()
+        if let exit = settle(status, insn, nil) { return exit }
+        // A fault, or an INT, has entered its handler with TF clear already.
+        guard status != Status.fault, let insn, !entersHandler(insn.pointee.opcode),
+            !self.pointee.interrupt_shadow
+        else { return nil }
+        _ = raise(1)
+        self.pointee.pending_kind = 1
+        self.pointee.pending_dr6 = 1 << 14
+        return deliverPending() ? nil : APUS_EXIT_SHUTDOWN
+    }
+
+    private func entersHandler(_ opcode: UInt16) -> Bool { opcode >= 0xCC && opcode <= 0xCE || opcode == 0xF1 }
+}

@@ -1,0 +1,99 @@
+// The software engine: one virtual x86-64 CPU, interpreted.
+// Source: Intel SDM volumes 1-3; VCPUEngine in Engine.swift is what the hypervisor sees.
+// Modelled: what CPUID.swift tells the guest; see the files of this module for details.
+// One thread runs it; `attention` is how others reach that thread.
+
+internal import CProcessor
+
+public final class SoftwareCPU: VCPUEngine {
+    /// Number of the vCPU, from 0.
+    public let index: Int
+    /// The registers and tables that the engine works on. Valid as long as the object is.
+    let cpu: UnsafeMutablePointer<apus_vcpu>
+    private let engine: EngineState
+
+    /// `attention` is non-zero when the vCPU is to come out of its loop; the caller clears it.
+    public init(
+        index: Int, map: PhysicalMap, bus: any GuestBus, attention: UnsafeMutablePointer<UInt32>
+    ) {
+        self.index = index
+        engine = EngineState(map: map, bus: bus, attention: attention)
+        let memory = UnsafeMutableRawPointer.allocate(byteCount: MemoryLayout<apus_vcpu>.size, alignment: 64)
+        memory.initializeMemory(as: UInt8.self, repeating: 0, count: MemoryLayout<apus_vcpu>.size)
+        cpu = memory.bindMemory(to: apus_vcpu.self, capacity: 1)
+        cpu.pointee.context = Unmanaged.passUnretained(engine).toOpaque()
+        cpu.pointee.attention = attention
+        cpu.pointee.jumps = engine.blocks.jumps
+        cpu.pointee.tlb_first = apus_first_entry(cpu)
+        cpu.pointee.jump_generation = 1
+        cpu.pointee.tlb_generation = 1
+        cpu.clearTLB()
+        cpu.resetState(powerOn: true)
+        if index != 0 { cpu.pointee.halted = true }
+    }
+
+    deinit { UnsafeMutableRawPointer(cpu).deallocate() }
+
+    public func run() -> EngineExit {
+        if cpu.pointee.halted {
+            guard cpu.pointee.nmi_pending, !cpu.pointee.nmi_blocked else { return .halt }
+            cpu.pointee.halted = false
+        }
+        switch cpu.runLoop() {
+        case APUS_EXIT_ATTENTION: return .attention
+        case APUS_EXIT_HALT: return .halt
+        case APUS_EXIT_SHUTDOWN: return .shutdown
+        case APUS_EXIT_HYPERCALL: return .hypercall
+        case APUS_EXIT_INTERRUPT_WINDOW: return .interruptWindow
+        default: return .failed("the processor stopped with code \(cpu.pointee.exit_detail)")
+        }
+    }
+
+    public var canTakeInterrupt: Bool { cpu.canTakeInterrupt }
+
+    public var wantsInterruptWindow: Bool {
+        get { cpu.pointee.window_wanted }
+        set { cpu.pointee.window_wanted = newValue }
+    }
+
+    public func inject(vector: UInt8) {
+        cpu.pointee.halted = false
+        _ = cpu.deliverInterrupt(vector: vector)
+    }
+
+    public func injectNMI() { cpu.pointee.nmi_pending = true }
+
+    public func reset(powerOn: Bool, isBootProcessor: Bool) {
+        cpu.resetState(powerOn: powerOn)
+        cpu.flushTLB(keepGlobal: false)
+        cpu.pointee.halted = !isBootProcessor
+    }
+
+    public func startup(vector: UInt8) {
+        let cs = cpu.segmentPointer(segmentCS)
+        cs.pointee.selector = UInt16(vector) << 8
+        cs.pointee.base = UInt64(vector) << 12
+        cs.pointee.limit = 0xFFFF
+        cpu.pointee.rip = 0
+        cpu.pointee.halted = false
+        cpu.updateMode()
+    }
+
+    public func memoryMapChanged() {
+        engine.takeRegions()
+        cpu.flushTLB(keepGlobal: false)
+        cpu.forgetAllCode()
+    }
+
+    public func codeChanged(at address: UInt64, bytes: UInt64) { cpu.forgetCode(address, bytes) }
+
+    public var instructions: UInt64? { cpu.pointee.instructions }
+
+    public subscript(register register: Int) -> UInt64 {
+        get { cpu.gpr[register & 15] }
+        set { cpu.gpr[register & 15] = newValue }
+    }
+
+    public var isLongMode: Bool { cpu.pointee.code_size == 8 }
+    public var privilegeLevel: Int { Int(cpu.pointee.cpl) }
+}
