@@ -3,8 +3,9 @@ public import Machine
 public import Testing
 
 /// The rules every device keeps. A new device gets all of them by one line.
+/// - Parameter survivesReset: the device has a battery; what it holds outlives a reset.
 public func expectContract<D: Device>(
-    seed: UInt64 = 42, accesses: Int = 2_000, sourceLocation: SourceLocation = #_sourceLocation, of make: () -> D
+    seed: UInt64 = 42, accesses: Int = 2_000, survivesReset: Bool = false, sourceLocation: SourceLocation = #_sourceLocation, of make: () -> D
 ) throws {
     let device = make()
     let slot = Slot("it", device)
@@ -29,6 +30,7 @@ public func expectContract<D: Device>(
     #expect(
         try JSONDecoder().decode(D.State.self, from: saved) == device.state, "a saved state loads as it was",
         sourceLocation: sourceLocation)
+    if survivesReset { return }
     device.state.reset(.powerOn)
     #expect(device.state == make().state, "reset is the power-on value", sourceLocation: sourceLocation)
 }
