@@ -7,8 +7,10 @@ internal import Display
 internal import DomainConfig
 internal import Foundation
 public import Host
+internal import Input
 internal import Ioreq
 internal import Machine
+internal import Storage
 
 /// A failed set-up, in one sentence.
 public struct SetupFailure: Error, CustomStringConvertible {
@@ -26,7 +28,9 @@ public final class DeviceModel {
     private let video: SharedMemory
     private let server: IoreqServer
     private let serial: SerialPort
+    private let drives: Drives
     private let machine: PCBoard
+    private var vnc: VNCServer?
     private var control: LineServer?
     private static let pausedPoll: UInt64 = 100_000_000
 
@@ -58,17 +62,19 @@ public final class DeviceModel {
             mapping: descriptors[3], size: config.display.videoMemory << 20, name: "video memory")
         reactor = try Reactor()
         serial = try SerialPort(config.serial.first, reactor: reactor)
+        drives = try Drives(config, on: reactor)
         let log = try BIOSLog(directory + "/bios.log")
         var outputs = BoardOutputs()
         outputs.log = log.write
         outputs.serial = serial.transmit
         let roms = BoardROMs(video: try HostFile.read(config.firmwareDirectory + "/vgabios-stdvga.bin"))
         machine = unsafe PCBoard(
-            config, ram: ram, pages: pages, video: video.bytes, roms: roms, time: wallClockSeconds(),
+            config, ram: ram, pages: pages, video: video.bytes, roms: roms, drives: drives, time: wallClockSeconds(),
             outputs: outputs)
         serial.uart = machine.uart
         server = IoreqServer(pages, vcpus: hello.vcpus, doorbell: descriptors[4])
         try connect()
+        try showScreen()
     }
 
     /// Ties everything to the event loop.
@@ -94,12 +100,31 @@ public final class DeviceModel {
         }
     }
 
+    /// Puts the screen on a VNC port, and the port into the file `vnc`.
+    private func showScreen() throws {
+        guard config.display.vnc, let vga = machine.vga else { return }
+        var settings = VNCServer.Settings(name: config.name)
+        settings.address = config.display.vncListen
+        settings.password = config.display.vncPassword
+        settings.display = config.display.vncDisplay
+        settings.findsFreePort = config.display.vncUnused
+        let vnc = try VNCServer(settings, screen: Screen(vga), reactor: reactor) { [machine] in machine.now }
+        vnc.onKey = { [machine] key, isDown in machine.keyboard.key(key, isDown: isDown, at: machine.now) }
+        vnc.onPointer = { [machine] motion in
+            machine.keyboard.move(
+                dx: motion.dx, dy: motion.dy, wheel: motion.wheel, buttons: motion.buttons, at: machine.now)
+        }
+        machine.keyboard.onLights = { [unowned vnc] lights in vnc.isCapsLocked = lights & 4 != 0 }
+        self.vnc = vnc
+        try HostFile.replace(directory + "/vnc", with: Array("\(vnc.address) \(vnc.port)\n".utf8))
+    }
+
     /// Tells the hypervisor that it may start, and serves until it is gone.
     public func run(ready: () throws -> Void) throws {
         try hypervisor.send(Array("r".utf8))
         try ready()
         reactor.run()
-        pages.isPeerGone = true
+        for image in drives.images { image.drain() }
     }
 }
 
@@ -132,7 +157,11 @@ extension DeviceModel {
             return Reply(error: "not a command: \(line.prefix(80))")
         }
         switch request.command {
-        case "status": return Reply(ok: true, console: serial.path)
+        case "status":
+            return Reply(
+                ok: true, vnc: vnc.map { Reply.VNC(address: $0.address, port: $0.port) }, console: serial.path)
+        case "cd-insert": return changeMedium(request.vdev, request.target)
+        case "cd-eject": return changeMedium(request.vdev, nil)
         case "powerButton":
             machine.power.pressPowerButton()
             return Reply(ok: true)
@@ -141,5 +170,18 @@ extension DeviceModel {
             return Reply(ok: true)
         default: return Reply(error: "unknown command \(request.command)")
         }
+    }
+
+    private func changeMedium(_ vdev: String?, _ target: String?) -> Reply {
+        guard let vdev, case .ide(let channel, let unit) = DrivePlace(vdev) else {
+            return Reply(error: "\(vdev ?? "nothing") is no CD drive of this domain")
+        }
+        do {
+            let image = try target.map { try DiskImage($0, for: .cdrom, readOnly: true, on: reactor) }
+            guard machine.channels[channel].changeMedium(unit, to: image) else {
+                return Reply(error: "\(vdev) is no CD drive of this domain")
+            }
+            return Reply(ok: true)
+        } catch { return Reply(error: "\(error)") }
     }
 }

@@ -3,12 +3,14 @@
 // Modelled: everything outside the hypervisor (which has LAPIC, IOAPIC, 8259s, 8254, HPET, PM timer, CF8 latch).
 // Quirks: PIIX4's power management stands beside PIIX3, as it has on every such board in software.
 
-internal import Display
+public import Display
 public import DomainConfig
 internal import Firmware
+public import Input
 public import Ioreq
 public import Machine
 public import PCI
+public import Storage
 
 /// What the board needs from the process around it.
 public struct BoardOutputs {
@@ -33,9 +35,16 @@ public final class PCBoard {
     public let memory: GuestMemory
     public let uart: UART16550
     public let power: PIIX4Power
+    public let keyboard: I8042
+    /// nil with `vga = "none"`.
+    public let vga: VGA?
+    /// Primary and secondary.
+    public private(set) var channels: [IDEChannel] = []
     let lines: InterruptLines
     let config: DomainConfig
-    private let pages: IoreqPages
+    let pages: IoreqPages
+    private let a20: A20Gate
+    private let initialise: Wire
     private let ram: GuestRAM
     private let dispatch: Dispatch
     private let rtc: RTC146818
@@ -43,10 +52,11 @@ public final class PCBoard {
 
     /// - Parameters:
     ///   - video: video memory, shared with the hypervisor; a power of two.
+    ///   - drives: what is in or on the cables.
     ///   - time: seconds since 1970 at guest time zero.
     @unsafe public init(
         _ config: DomainConfig, ram: GuestRAM, pages: IoreqPages, video: UnsafeMutableRawBufferPointer,
-        roms: BoardROMs, time: Int64, outputs: BoardOutputs
+        roms: BoardROMs, drives: Drives, time: Int64, outputs: BoardOutputs
     ) {
         (self.config, self.pages, self.ram) = (config, pages, ram)
         memory = GuestMemory(ram, pages)
@@ -57,13 +67,21 @@ public final class PCBoard {
             irq: lines.input(8), time: time + Int64(config.rtcOffset), contents: Self.cmos(config, ram).bytes)
         uart = UART16550(irq: lines.input(4), transmit: outputs.serial)
         power = PIIX4Power(sci: lines.input(9)) { pages.send(.powerOff) }
+        a20 = A20Gate(Wire { pages.send(.a20($0)) })
+        initialise = Wire { if $0 { pages.send(.initialise) } }
+        keyboard = I8042(
+            keyboardIRQ: lines.input(1), mouseIRQ: lines.input(12), a20: a20.keyboardController,
+            resetCPU: initialise)
+        vga = config.display.adapter == .none ? nil : unsafe VGA(memory: video)
         board.attach("rtc", rtc)
         board.attach("com1", uart)
         board.attach("debug", DebugPorts(log: outputs.log))
         board.attach("fw-cfg", FirmwareConfig(FirmwareItems(Self.firmware(config, ram)), memory: memory))
         board.attach("reset", ResetControl { pages.send($0 == .powerOn ? .reset : .initialise) })
         plugBridges()
-        unsafe plugVideo(video, roms)
+        attachInput()
+        channels = plugIDE(drives.ide)
+        if let vga { plug(vga, roms) }
         board.reset(.powerOn)
     }
 
@@ -87,29 +105,10 @@ public final class PCBoard {
         pci.attach("power-function", function, device: 1, function: 3, on: board)
     }
 
-    /// 00:02.0. The hypervisor maps video memory into the guest; it is on the bus for what it cannot map.
-    private func plugVideo(_ video: UnsafeMutableRawBufferPointer, _ roms: BoardROMs) {
-        guard config.display.adapter != .none else { return }
-        let vga = unsafe VGA(memory: video)
-        let slot = board.attachUnmapped("vga", vga)
-        var identity = PCIIdentity(
-            vendor: vga.identity.vendor, device: vga.identity.device, classCode: vga.identity.classCode,
-            revision: vga.identity.revision)
-        identity.writableCommand = [.io, .memory, .busMaster]
-        identity.status = 0
-        let function = PCIFunction(identity, on: board, memory: memory)
-        var bars = vga.identity.bars.map { bar in
-            BaseAddress(
-                bar.index, bar.isPrefetchable ? .prefetchable : .memory, size: bar.bytes, target: (slot, bar.region),
-                moved: bar.index == 0 ? { [pages] place in pages.send(.mapVideo(at: place)) } : { _ in })
-        }
-        if !roms.video.isEmpty {
-            let rom = ROMImage(roms.video)
-            bars.append(BaseAddress(0, .rom, size: rom.size, target: (board.attachUnmapped("vga-rom", rom), 0)))
-        }
-        let fixed = [VGA.RegionIndex.ports, VGA.RegionIndex.window, VGA.RegionIndex.dispi].map { (slot, $0) }
-        pci.attach("vga-function", function, device: 2, on: board)
-        function.connect(bars, fixed: fixed)
+    /// Keyboard, mouse, and the ways to A20 and to the CPU's reset that PCs have two of each.
+    private func attachInput() {
+        board.attach("8042", keyboard)
+        board.attach("port92", Port92(a20: a20.fast, resetCPU: initialise))
     }
 
     /// Guest time, as the hypervisor counts it; zero before it has started counting.

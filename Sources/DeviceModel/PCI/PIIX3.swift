@@ -19,11 +19,14 @@ public enum PIIX3 {
         }
     }
 
-    /// Function 1. Its card decodes the two channels at their ISA ports, and bus master IDE at base address 4.
-    public static func ide(on board: Board, memory: any DMA) -> PCIFunction {
+    /// Function 1. Its card decodes the two channels at their ISA ports, as `changed` finds IDETIM to say, and bus
+    /// master IDE at base address 4.
+    public static func ide(
+        on board: Board, memory: any DMA, changed: @escaping (ConfigSpace) -> Void
+    ) -> PCIFunction {
         var identity = PCIIdentity(vendor: 0x8086, device: 0x7010, classCode: 0x010180)
         identity.writableCommand = [.io, .busMaster]
-        return PCIFunction(identity, registers: ideRegisters, on: board, memory: memory)
+        return PCIFunction(identity, registers: ideRegisters, on: board, memory: memory, changed: changed)
     }
 
     /// Bus master IDE's base address register (BMIBA, §2.3.7).

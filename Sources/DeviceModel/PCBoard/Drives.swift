@@ -1,0 +1,59 @@
+// The drives of a board, from the domain's configuration.
+// Source: xl-disk-configuration(5), "vdev".
+// Modelled: IDE disks and CDs, floppies. Not modelled: image formats other than raw.
+// Quirks: an HVM domain's xvda...xvdd and sda...sdd are the same four IDE positions as hda...hdd.
+
+public import DomainConfig
+public import Host
+public import Storage
+
+/// What sits where before the machine starts.
+public struct Drives {
+    /// By channel * 2 + unit.
+    public var ide: [IDEChannel.Fitting] = [.nothing, .nothing, .nothing, .nothing]
+    /// By drive number.
+    public var floppies: [any BlockStore] = []
+    /// Images to be drained before the process ends.
+    public private(set) var images: [DiskImage] = []
+
+    public init() {}
+
+    /// Opens every image that `config` names; all that is wrong with one of them is thrown.
+    public init(_ config: DomainConfig, on reactor: Reactor) throws {
+        for disk in config.disks {
+            switch DrivePlace(disk.vdev) {
+            case .ide(let channel, let unit):
+                let position = channel * 2 + unit
+                guard case .nothing = ide[position] else {
+                    throw SetupFailure("\(disk.vdev) takes a place on the IDE cables that another disk has")
+                }
+                ide[position] = try fitting(disk, reactor)
+            case .floppy:
+                if let image = try image(disk.target, .floppy, readOnly: !disk.readWrite, reactor) {
+                    floppies.append(image)
+                }
+            case nil: throw SetupFailure("\(disk.vdev) is no virtual device of an HVM domain")
+            }
+        }
+    }
+
+    private mutating func fitting(_ disk: DomainConfig.Disk, _ reactor: Reactor) throws -> IDEChannel.Fitting {
+        if disk.cdrom {
+            let empty = disk.format == .empty
+            return .cdrom(empty ? nil : try image(disk.target, .cdrom, readOnly: true, reactor))
+        }
+        guard let image = try image(disk.target, .disk, readOnly: !disk.readWrite, reactor) else {
+            throw SetupFailure("\(disk.vdev) has no image")
+        }
+        return .disk(image)
+    }
+
+    private mutating func image(_ path: String, _ use: DiskImage.Use, readOnly: Bool, _ reactor: Reactor) throws
+        -> DiskImage?
+    {
+        guard !path.isEmpty else { return nil }
+        let image = try DiskImage(path, for: use, readOnly: readOnly, on: reactor)
+        images.append(image)
+        return image
+    }
+}

@@ -1,0 +1,66 @@
+// The PCI cards of the board: VGA and IDE.
+// Source: see PCBoard.swift; PIIX3 datasheet 290550-002 §2.3.3 (IDETIM's decode enable).
+// Modelled: where the cards' registers are decoded, and when.
+// Quirks: the hypervisor maps video memory into the guest; it is on the bus for what it cannot map.
+
+internal import Display
+internal import Ioreq
+internal import Machine
+internal import PCI
+internal import Storage
+
+extension PCBoard {
+    /// 00:02.0.
+    func plug(_ vga: VGA, _ roms: BoardROMs) {
+        let slot = board.attachUnmapped("vga", vga)
+        var identity = PCIIdentity(
+            vendor: vga.identity.vendor, device: vga.identity.device, classCode: vga.identity.classCode,
+            revision: vga.identity.revision)
+        identity.writableCommand = [.io, .memory, .busMaster]
+        identity.status = 0
+        let function = PCIFunction(identity, on: board, memory: memory)
+        var bars = vga.identity.bars.map { bar in
+            BaseAddress(
+                bar.index, bar.isPrefetchable ? .prefetchable : .memory, size: bar.bytes, target: (slot, bar.region),
+                moved: bar.index == 0 ? { [pages] place in pages.send(.mapVideo(at: place)) } : { _ in })
+        }
+        if !roms.video.isEmpty {
+            let rom = ROMImage(roms.video)
+            bars.append(BaseAddress(0, .rom, size: rom.size, target: (board.attachUnmapped("vga-rom", rom), 0)))
+        }
+        let fixed = [VGA.RegionIndex.ports, VGA.RegionIndex.window, VGA.RegionIndex.dispi].map { (slot, $0) }
+        pci.attach("vga-function", function, device: 2, on: board)
+        function.connect(bars, fixed: fixed)
+    }
+
+    /// 00:01.1, with a channel on interrupt 14 and one on 15; returns the channels.
+    func plugIDE(_ drives: [IDEChannel.Fitting]) -> [IDEChannel] {
+        var follow: (ConfigSpace) -> Void = { _ in }
+        let function = PIIX3.ide(on: board, memory: memory) { follow($0) }
+        let primary = IDEChannel(drives: (drives[0], drives[1]), line: lines.input(14), dma: function.dma)
+        let secondary = IDEChannel(
+            at: 0x170, control: 0x376, drives: (drives[2], drives[3]), line: lines.input(15), dma: function.dma)
+        let channels = [primary, secondary]
+        let slots = zip(["ide0", "ide1"], channels).map { board.attachUnmapped($0, $1) }
+        let card = PIIX3IDE(primary: primary, secondary: secondary)
+        var decoded = [false, false]
+        follow = { [board] config in
+            for register in PIIX3IDE.configuration { card.writeConfiguration(config.byte(register), register) }
+            for channel in 0...1 {
+                let decodes = config.command.contains(.io) && card.isDecoding(channel)
+                guard decodes != decoded[channel] else { continue }
+                decoded[channel] = decodes
+                for (region, part) in channels[channel].regions.enumerated() {
+                    if decodes {
+                        board.ports.map(slots[channel], region: region, at: part.range)
+                    } else {
+                        board.ports.unmap(slots[channel], region: region)
+                    }
+                }
+            }
+        }
+        pci.attach("ide-function", function, device: 1, function: 1, on: board)
+        function.connect([PIIX3.busMasterBase(board.attachUnmapped("ide", card), region: 0)])
+        return channels
+    }
+}
