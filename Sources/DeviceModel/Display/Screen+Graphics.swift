@@ -5,6 +5,7 @@
 
 extension Screen {
     func drawGraphics(_ mode: DisplayMode) {
+        guard memoryChanged(mode) || isFull else { return }
         var line = [UInt32](repeating: 0, count: width + 64)
         for row in mode.rows {
             let pan = row.isFixed ? 0 : mode.panning
@@ -15,6 +16,17 @@ extension Screen {
             }
             put(line, row.top)
         }
+    }
+
+    /// Whether the planes differ from the last look; the VBE's large planes are always drawn.
+    private func memoryChanged(_ mode: DisplayMode) -> Bool {
+        let size = min(0x40000, vga.memory.count)
+        guard mode.addressMask == 0xFFFF else { return true }
+        if shadow.count != size {
+            shadow = HostBytes(size)
+            isFull = true
+        }
+        return vga.memory.update(shadow, at: 0, from: 0, bytes: size)
     }
 
     /// Copies a drawn line to the frame buffer where it differs.

@@ -90,7 +90,7 @@ extension VGA.State {
     }
 
     /// Reads a VGA port; `retrace` is what input status 1 shows of the beam.
-    mutating func readPort(_ port: UInt64, retrace: () -> UInt8) throws(BusFault) -> UInt8 {
+    mutating func readPort(_ port: UInt64, retrace: UInt8) throws(BusFault) -> UInt8 {
         if isElsewhere(port) { throw .noRegister }
         switch port {
         case 0x3C0: return attributeTakesData ? attributes[Int(attributeIndex & 0x1F)] : attributeIndex
@@ -111,7 +111,7 @@ extension VGA.State {
         case 0x3B5, 0x3D5: return crtc[Int(crtcIndex)]
         case 0x3BA, 0x3DA:
             attributeTakesData = false
-            return retrace()
+            return retrace
         default: throw .noRegister
         }
     }

@@ -63,8 +63,8 @@ public final class VGA: Device {
     }
 
     private func readPort(_ port: UInt64) throws(BusFault) -> UInt8 {
-        let timing = Timing(state)
-        return try state.readPort(port) { timing.status(at: now) }
+        let isStatus = port == 0x3BA || port == 0x3DA
+        return try state.readPort(port, retrace: isStatus ? Timing(state).status(at: now) : 0)
     }
 
     private func readWindow(_ access: Access) -> UInt64 {
