@@ -124,3 +124,20 @@ public func hostCPUID(_ leaf: UInt32, _ subleaf: UInt32 = 0) -> [UInt32] {
     chost_cpuid(leaf, subleaf, &registers)
     return registers
 }
+
+/// This process's number.
+public func ownProcess() -> Int32 { getpid() }
+
+/// Effective user.
+public func userNumber() -> UInt32 { geteuid() }
+public func isRoot() -> Bool { geteuid() == 0 }
+
+/// Kills a process that is no child of ours, provided its command line shows that it is the one meant.
+public func endProcess(_ pid: Int32, ifCommandLineHas text: String) {
+    guard let bytes = try? HostFile.read("/proc/\(pid)/cmdline", limit: 65_536) else { return }
+    let words = bytes.split(separator: 0).map { String(decoding: $0, as: UTF8.self) }
+    if words.contains(text) { kill(pid, SIGKILL) }
+}
+
+/// Writing where nobody reads becomes an error instead of a signal.
+public func ignoreBrokenPipes() { signal(SIGPIPE, SIG_IGN) }

@@ -139,3 +139,31 @@ public struct FileStatus: Sendable {
         size = Int(status.st_size)
     }
 }
+
+extension HostFile {
+    /// What one read(2) gives; empty at the end.
+    public static func readAvailable(_ descriptor: Int32, limit: Int = 65_536) throws(HostFailure) -> [UInt8] {
+        var bytes = [UInt8](repeating: 0, count: limit)
+        var count = -1
+        repeat { count = Glibc.read(descriptor, &bytes, limit) } while count < 0 && errno == EINTR
+        guard count >= 0 else { throw HostFailure("read from", "descriptor \(descriptor)", code: errno) }
+        return Array(bytes.prefix(count))
+    }
+
+    /// Waits until one of the descriptors can be read or has ended; the ready ones.
+    public static func waitReadable(_ descriptors: [Int32], milliseconds: Int32 = -1) -> [Int32] {
+        var watches = descriptors.map { pollfd(fd: $0, events: Int16(POLLIN), revents: 0) }
+        guard poll(&watches, nfds_t(watches.count), milliseconds) > 0 else { return [] }
+        return watches.filter { $0.revents != 0 }.map(\.fd)
+    }
+}
+
+/// Closes a descriptor that its owner will not close in time: an exec or a fork has passed it on.
+/// The number is replaced by /dev/null, so that the owner's own close stays harmless.
+public func closeDescriptor(_ number: Int32) {
+    let null = chost_open("/dev/null", O_RDONLY | O_CLOEXEC, 0)
+    guard null >= 0 else { return }
+    dup2(null, number)
+    _ = chost_fcntl(number, F_SETFD, Int(FD_CLOEXEC))
+    close(null)
+}

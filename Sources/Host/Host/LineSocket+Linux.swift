@@ -97,3 +97,26 @@ public final class LineServer {
         clients[number] = nil
     }
 }
+
+/// Unix stream sockets for other uses than lines.
+public enum StreamSocket {
+    /// The socket file is made anew.
+    public static func listen(_ path: String) throws(HostFailure) -> Descriptor {
+        let result = chost_unix_listen(path)
+        guard result >= 0 else { throw HostFailure("listen on", path, result: Int(result)) }
+        return Descriptor(owning: result)
+    }
+
+    public static func connect(_ path: String) throws(HostFailure) -> Descriptor {
+        let result = chost_unix_connect(path)
+        guard result >= 0 else { throw HostFailure("reach", path, result: Int(result)) }
+        return Descriptor(owning: result)
+    }
+
+    /// The next connection; it never blocks a writer.
+    public static func accept(_ listener: Descriptor) throws(HostFailure) -> Descriptor {
+        let result = chost_accept(listener.number)
+        guard result >= 0 else { throw HostFailure("accept on", "a socket", result: Int(result)) }
+        return Descriptor(owning: result)
+    }
+}

@@ -91,6 +91,21 @@ public struct ConfigFile: Sendable {
         assign(key, at: position, Item(value: .atom(String(parts[1])), position: position))
     }
 
+    /// The settings as a config file again, each on its line.
+    public var text: String {
+        settings.map { "\($0.key) = \(Self.written($0.item.value))\n" }.joined()
+    }
+
+    private static func written(_ value: Value) -> String {
+        switch value {
+        case .list(let items): return "[" + items.map { written($0.value) }.joined(separator: ", ") + "]"
+        case .atom(let text):
+            let escapes: [Unicode.Scalar: String] = ["\\": "\\\\", "\"": "\\\"", "\n": "\\n"]
+            let quoted = text.unicodeScalars.map { escapes[$0] ?? String($0) }.joined()
+            return "\"\(quoted)\""
+        }
+    }
+
     private mutating func add(_ text: [UInt8], from source: String) {
         guard text.count <= Self.largest else {
             let start = ConfigPosition(source: source, line: 1, column: 1)

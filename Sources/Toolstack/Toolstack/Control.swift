@@ -1,0 +1,72 @@
+// Talking to a domain's processes.
+// Source: the control protocol of hypervisor, device-model and monitor: one JSON object a line.
+// Modelled: requests with a deadline.
+// Quirks: a process that does not answer is as good as dead, and said to be.
+
+internal import Foundation
+internal import Host
+
+/// What a process is asked.
+public struct ControlRequest: Codable, Equatable, Sendable {
+    public var command: String
+    public var vdev: String?
+    public var target: String?
+    public init(_ command: String, vdev: String? = nil, target: String? = nil) {
+        (self.command, self.vdev, self.target) = (command, vdev, target)
+    }
+}
+
+/// What it answers; which fields are there depends on the command.
+public struct ControlReply: Codable, Equatable, Sendable {
+    public struct Processor: Codable, Equatable, Sendable {
+        public var cpuSeconds: Double?
+        public var state: String?
+    }
+    public struct Address: Codable, Equatable, Sendable {
+        public var address: String?
+        public var port: Int?
+    }
+    public var ok: Bool?
+    public var error: String?
+    /// "r" running, "b" blocked, "p" paused.
+    public var state: String?
+    public var cpuSeconds: Double?
+    public var vcpus: [Processor]?
+    public var memoryKiB: Int?
+    public var instructions: Double?
+    public var vnc: Address?
+    public var console: String?
+    public init(ok: Bool? = nil, error: String? = nil) { (self.ok, self.error) = (ok, error) }
+}
+
+public enum Control {
+    /// Asks the process that serves `socket`.
+    public static func ask(
+        _ socket: String, _ request: ControlRequest, seconds: Double = 5
+    ) throws(ToolstackError) -> ControlReply {
+        let program = URL(fileURLWithPath: socket).deletingPathExtension().lastPathComponent
+        let name = program == "control" ? "hypervisor" : program
+        do {
+            let line = String(decoding: try JSONEncoder().encode(request), as: UTF8.self)
+            let answer = try LineClient.request(line, at: socket, seconds: seconds)
+            let reply = try JSONDecoder().decode(ControlReply.self, from: Data(answer.utf8))
+            if let error = reply.error { throw ToolstackError("\(name): \(error)") }
+            return reply
+        } catch let error as ToolstackError {
+            throw error
+        } catch is DecodingError {
+            throw ToolstackError("\(name) gave an answer that makes no sense")
+        } catch {
+            throw ToolstackError("\(name) does not answer: \(error)")
+        }
+    }
+}
+
+/// A line of a status pipe.
+struct StatusLine: Codable {
+    var ready: Bool?
+    var error: String?
+    var exit: String?
+    /// Log lines that go with an error (monitor to xl).
+    var log: [String]?
+}

@@ -1,0 +1,51 @@
+// One of a domain's two processes, as its monitor sees it.
+// Source: the contract of hypervisor and device-model: descriptor 3 is the status pipe, 4 leads to the peer.
+// Modelled: start, status lines, end.
+// Quirks: the processes die with the monitor's main thread, which starts them.
+
+internal import Foundation
+internal import Host
+
+final class Member {
+    enum Program: String { case hypervisor, deviceModel = "device-model" }
+
+    let program: Program
+    let process: ChildProcess
+    let status: Descriptor
+    private(set) var isReady = false
+    /// The sentence it gave for a failed set-up.
+    private(set) var error: String?
+    /// How the domain ended (hypervisor only).
+    private(set) var exit: String?
+    private var pending: [UInt8] = []
+
+    /// Starts the program beside `programs`' own executable. SIGKILL is 9.
+    init(
+        _ program: Program, programs: String, directory: DomainDirectory, peer: MessageSocket, paused: Bool
+    ) throws(HostFailure) {
+        let log = try HostFile.open(directory.log(of: program.rawValue), [.write, .create, .append])
+        let pipe = try makePipe()
+        var arguments = ["--directory", directory.path]
+        if paused { arguments.append("--paused") }
+        self.program = program
+        status = pipe.reading
+        process = try ChildProcess(
+            path: "\(programs)/\(program.rawValue)", arguments: arguments,
+            descriptors: [nil, log.number, log.number, pipe.writing.number, peer.descriptor.number], deathSignal: 9)
+    }
+
+    /// Takes what is in the status pipe; false at its end.
+    func readStatus() -> Bool {
+        guard let bytes = try? HostFile.readAvailable(status.number), !bytes.isEmpty else { return false }
+        pending = (pending + bytes).suffix(1 << 16)
+        while let end = pending.firstIndex(of: 10) {
+            let line = Data(pending[..<end])
+            pending.removeSubrange(...end)
+            guard let message = try? JSONDecoder().decode(StatusLine.self, from: line) else { continue }
+            if message.ready == true { isReady = true }
+            if let sentence = message.error { error = error ?? sentence }
+            if let reason = message.exit { exit = reason }
+        }
+        return true
+    }
+}

@@ -1,0 +1,99 @@
+// What a monitor does when something happens to its domain.
+// Source: xl.cfg(5), "EVENT ACTIONS"; reason codes of Xen's sched.h (SHUTDOWN_poweroff and so on).
+// Modelled: set-up, its failure, ends of processes in any order, deadlines.
+// Quirks: the first failure is the one that is told; what follows from it (a hang-up) is not.
+
+internal import DomainConfig
+internal import Foundation
+internal import Host
+
+extension Monitor {
+    func onStatus(of member: Member) {
+        if let sentence = member.error, phase == .starting { fail(member.program, sentence) }
+        if member.program == .hypervisor, let exit = member.exit {
+            reason = reason ?? exit
+            if phase != .ending { end() }
+        }
+        guard phase == .starting, members.count == 2, members.allSatisfy(\.isReady) else { return }
+        announce()
+    }
+
+    func onEnd(of member: Member) {
+        while !HostFile.waitReadable([member.status.number], milliseconds: 0).isEmpty, member.readStatus() {}
+        onStatus(of: member)
+        let end = member.process.reap()
+        forget(member)
+        let text = end.map(\.description) ?? "ended"
+        if phase == .starting {
+            fail(member.program, "it \(text) before it was set up")
+        } else if phase == .running {
+            if member.program == .deviceModel || member.exit == nil {
+                failure = failure ?? (member.program, "it \(text) while the domain ran")
+                Self.log("domain \(record.domid): \(member.program.rawValue) \(text)")
+                reason = "crash"
+            }
+            self.end()
+        } else if end != .exit(0), end != .signal(9) {
+            Self.log("domain \(record.domid): \(member.program.rawValue) \(text)")
+        }
+    }
+
+    func fail(_ program: Member.Program, _ sentence: String) {
+        failure = failure ?? (program, sentence)
+        end()
+        for member in members where member.program != program { member.process.send(9) }
+    }
+
+    /// The domain is over: what is left of its processes gets two seconds to end by itself.
+    func end() {
+        guard phase != .ending else { return }
+        phase = .ending
+        deadline = monotonicNanoseconds() + 2_000_000_000
+    }
+
+    func destroy() {
+        destroyed = true
+        reason = "destroy"
+        end()
+        // The guest stops at once; the device model ends when it sees that its peer is gone.
+        members.first { $0.program == .hypervisor }?.process.send(9)
+    }
+
+    func onDeadline() {
+        if phase == .starting {
+            let late = members.first { !$0.isReady }?.program ?? .hypervisor
+            fail(late, "it was not set up after two minutes")
+        }
+        deadline = nil
+        for member in members { member.process.send(9) }
+    }
+
+    func logEnd() {
+        guard failure == nil || record.state != .building else { return }
+        let codes = ["poweroff": 0, "reboot": 1, "suspend": 2, "crash": 3, "watchdog": 4, "soft-reset": 5]
+        let reason = reason ?? "crash"
+        self.reason = reason
+        let code = codes[reason].map { ", reason code \($0)" } ?? ""
+        Self.log("domain \(record.domid) has ended: \(reason)\(code)")
+        guard reason == "crash" else { return }
+        for program in ["hypervisor", "device-model"] {
+            let tail = String(decoding: HostFile.tail(directory.log(of: program), limit: 2048), as: UTF8.self)
+            for line in tail.split(separator: "\n").suffix(10) { Self.log("  \(program): \(line)") }
+        }
+    }
+
+    /// What the config says is to be done about the end.
+    func action() -> DomainConfig.EventAction {
+        if destroyed { return .destroy }
+        let action: DomainConfig.EventAction
+        switch reason {
+        case "poweroff": action = config.onPoweroff
+        case "reboot": action = config.onReboot
+        case "watchdog": action = config.onWatchdog
+        case "destroy": action = .destroy
+        default: action = config.onCrash
+        }
+        Self.log("action for this: \(action.rawValue)")
+        return action
+    }
+}
