@@ -34,6 +34,14 @@ final class Member {
             descriptors: [nil, log.number, log.number, pipe.writing.number, peer.descriptor.number], deathSignal: 9)
     }
 
+    /// Whether its end is our doing.
+    private(set) var isKilled = false
+
+    func kill() {
+        isKilled = true
+        process.send(9)
+    }
+
     /// Takes what is in the status pipe; false at its end.
     func readStatus() -> Bool {
         guard let bytes = try? HostFile.readAvailable(status.number), !bytes.isEmpty else { return false }

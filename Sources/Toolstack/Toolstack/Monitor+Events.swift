@@ -33,7 +33,7 @@ extension Monitor {
                 reason = "crash"
             }
             self.end()
-        } else if end != .exit(0), end != .signal(9) {
+        } else if end != .exit(0), !member.isKilled {
             Self.log("domain \(record.domid): \(member.program.rawValue) \(text)")
         }
     }
@@ -41,7 +41,7 @@ extension Monitor {
     func fail(_ program: Member.Program, _ sentence: String) {
         failure = failure ?? (program, sentence)
         end()
-        for member in members where member.program != program { member.process.send(9) }
+        for member in members where member.program != program { member.kill() }
     }
 
     /// The domain is over: what is left of its processes gets two seconds to end by itself.
@@ -56,7 +56,7 @@ extension Monitor {
         reason = "destroy"
         end()
         // The guest stops at once; the device model ends when it sees that its peer is gone.
-        members.first { $0.program == .hypervisor }?.process.send(9)
+        members.first { $0.program == .hypervisor }?.kill()
     }
 
     func onDeadline() {
@@ -65,10 +65,11 @@ extension Monitor {
             fail(late, "it was not set up after two minutes")
         }
         deadline = nil
-        for member in members { member.process.send(9) }
+        for member in members { member.kill() }
     }
 
     func logEnd() {
+        updateRecord()
         guard failure == nil || record.state != .building else { return }
         let codes = ["poweroff": 0, "reboot": 1, "suspend": 2, "crash": 3, "watchdog": 4, "soft-reset": 5]
         let reason = reason ?? "crash"

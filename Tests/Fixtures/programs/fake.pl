@@ -1,0 +1,106 @@
+#!/usr/bin/perl
+# Stands in for hypervisor and device-model in tests of the toolstack: it speaks their protocols and does nothing.
+# It is called by either name; `mode-NAME` beside it says what goes wrong: fail, die, hang, exit REASON.
+use strict;
+use warnings;
+use Fcntl;
+use IO::Select;
+use IO::Socket::UNIX;
+use POSIX ();
+$| = 1;
+$SIG{PIPE} = 'IGNORE';
+my ($folder, $name) = $0 =~ m{^(.*)/([^/]+)$};
+my $isHypervisor = $name eq 'hypervisor';
+my %option = (paused => 0);
+while (defined(my $word = shift @ARGV)) {
+    if ($word eq '--directory') { $option{directory} = shift @ARGV }
+    elsif ($word eq '--paused') { $option{paused} = 1 }
+}
+my $directory = $option{directory} or die "no directory\n";
+open(my $status, '>&=', 3) or die "no status pipe\n";
+open(my $peer, '+<&=', 4) or die "no peer\n";
+$status->autoflush(1);
+my $mode = '';
+if (open(my $file, '<', "$folder/mode-$name")) { $mode = <$file> // ''; chomp $mode }
+print STDERR "$name starts\n";
+for my $number (glob "/proc/$$/fd/*") {
+    print STDERR "inherited $1\n" if $number =~ m{/(\d+)$} && $1 > 4 && (readlink($number) // '') =~ /pipe|socket|xl/;
+}
+if ($mode eq 'die') { print STDERR "dying early\n"; kill 'SEGV', $$; sleep 10 }
+if ($mode eq 'fail') {
+    print STDERR "the disk is made of cheese\n";
+    print $status "{\"error\":\"the disk is made of cheese\"}\n";
+    exit 1;
+}
+if ($mode eq 'hang') { sleep 1000 }
+my $server = IO::Socket::UNIX->new(
+    Local => "$directory/" . ($isHypervisor ? 'control' : 'device-model') . '.sock', Listen => 5) or die "no socket\n";
+my $select = IO::Select->new($server, $peer);
+my $terminal;
+if (!$isHypervisor) {
+    sysopen($terminal, '/dev/ptmx', O_RDWR | O_NOCTTY) or die "no pty\n";
+    my $zero = pack('i', 0);
+    my $number = pack('i', 0);
+    ioctl($terminal, 0x40045431, $zero) or die "unlock\n";
+    ioctl($terminal, 0x80045430, $number) or die "number\n";
+    my $line = POSIX::Termios->new;
+    $line->getattr(fileno $terminal);
+    $line->setlflag(0);
+    $line->setoflag(0);
+    $line->setiflag(0);
+    $line->setattr(fileno $terminal, POSIX::TCSANOW());
+    symlink('/dev/pts/' . unpack('i', $number), "$directory/console");
+    $select->add($terminal);
+    open(my $vnc, '>', "$directory/vnc");
+    print $vnc "127.0.0.1 5907\n";
+    close $vnc;
+    syswrite($terminal, "login: ");
+} else {
+    open(my $bios, '>', "$directory/bios.log");
+    print $bios "SeaBIOS says hello\n";
+    close $bios;
+}
+print $status "{\"ready\":true}\n";
+if ($isHypervisor && $mode =~ /^exit (\S+)/) { finish($1) }
+my $reboots = 0;
+my $state = $option{paused} ? 'p' : 'r';
+
+sub finish {
+    print $status "{\"exit\":\"$_[0]\"}\n";
+    exit 0;
+}
+
+sub answer {
+    my ($line) = @_;
+    my ($command) = $line =~ /"command":"([^"]+)"/ or return '{"error":"what?"}';
+    if ($command eq 'status' && $isHypervisor) {
+        return "{\"ok\":true,\"state\":\"$state\",\"cpuSeconds\":1.5,\"vcpus\":[{\"cpuSeconds\":1.5,\"state\":\"$state\"}],"
+            . '"memoryKiB":65536,"instructions":12}';
+    }
+    if ($command eq 'pause') { $state = 'p' }
+    elsif ($command eq 'unpause') { $state = 'r' }
+    elsif ($command eq 'reboot' && $isHypervisor) { $reboots = 1 }
+    elsif ($command eq 'powerButton' && !$isHypervisor) { syswrite($peer, 'poweroff') }
+    elsif ($command =~ /^cd-(insert|eject)$/) { print STDERR "$line\n" }
+    else { return '{"error":"unknown command"}' }
+    return '{"ok":true}';
+}
+
+while (my @ready = $select->can_read) {
+    for my $handle (@ready) {
+        if ($handle == $server) { $select->add($server->accept); next }
+        my $count = sysread($handle, my $bytes, 4096);
+        if ($handle == $peer) {
+            if (!$count) { finish('crash') if $isHypervisor; exit 0 }
+            finish($bytes) if $isHypervisor;
+        } elsif (defined $terminal && $handle == $terminal) {
+            if ($count) { syswrite($terminal, uc $bytes) } else { select(undef, undef, undef, 0.02) }
+        } elsif (!$count) {
+            $select->remove($handle);
+            close $handle;
+        } else {
+            syswrite($handle, answer($_) . "\n") for split /\n/, $bytes;
+            finish('reboot') if $reboots;
+        }
+    }
+}
