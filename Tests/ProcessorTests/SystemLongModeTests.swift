@@ -1,0 +1,210 @@
+// Tests of long mode: activation, interrupts with IST, SYSCALL and SYSRET, MSRs, CPUID.
+// Source: Intel SDM vol. 2 and 3; the sentence of each test is the rule.
+// Programs are bytes with their mnemonics beside them.
+
+import CProcessor
+import Testing
+
+@testable import Processor
+
+@Suite struct SystemLongModeTests {
+    @Test func interruptsAlignTheStackAndPushFiveWords() {
+        let guest = SystemGuest()
+        guest.long()
+        guest.cpu.pointee.gpr.4 = Place.kernelStack - 3
+        // int 0x40
+        guest.run([0xCD, 0x40])
+        #expect(guest.vector == 0x40)
+        #expect(guest.cpu.pointee.gpr.4 == (Place.kernelStack - 16) - 40)
+        #expect(guest.stack64(0) == 0x8002)
+        #expect(guest.stack64(1) == UInt64(Selector.code64))
+        #expect(guest.stack64(3) == Place.kernelStack - 3)
+        #expect(guest.stack64(4) == UInt64(Selector.data32))
+    }
+
+    @Test func interruptStacksReplaceTheCurrentOne() {
+        let guest = SystemGuest()
+        guest.long()
+        guest.put(UInt8(1), Place.idt + 6 * 16 + 4)
+        // ud2
+        guest.run([0x0F, 0x0B])
+        #expect(guest.vector == 6)
+        #expect(guest.cpu.pointee.gpr.4 == Place.interruptStack - 40)
+        #expect(guest.stack64(0) == 0x8000)
+    }
+
+    @Test func interruptsFromUserCodeTakeRSP0AndANullStackSegment() {
+        let guest = SystemGuest()
+        guest.long(user: true)
+        guest.run([0xCD, 0x41])
+        #expect(guest.vector == 0x41)
+        #expect(guest.cpu.pointee.gpr.4 == Place.kernelStack - 40)
+        #expect(guest.cpu.segment(2).pointee.selector == 0)
+        #expect(guest.stack64(4) == UInt64(Selector.userData64))
+    }
+
+    @Test func pageFaultsTellAddressAndKind() {
+        let guest = SystemGuest()
+        guest.long(user: true)
+        // mov [0x7000000], eax
+        guest.run([0x89, 0x04, 0x25, 0x00, 0x00, 0x00, 0x07])
+        #expect(guest.vector == 14)
+        #expect(guest.stack64(0) == 6)
+        #expect(guest.stack64(1) == 0x8000)
+        #expect(guest.cpu.pointee.cr2 == 0x700_0000)
+    }
+
+    @Test func nonCanonicalAddressesAreGeneralProtectionFaults() {
+        let guest = SystemGuest()
+        guest.long()
+        // mov rax, 0x8000000000000000; mov rbx, [rax]
+        guest.run([0x48, 0xB8, 0, 0, 0, 0, 0, 0, 0, 0x80, 0x48, 0x8B, 0x18])
+        #expect(guest.vector == 13)
+        #expect(guest.stack64(0) == 0)
+    }
+
+    @Test func returnFromInterruptRestoresUserStack() {
+        let guest = SystemGuest()
+        guest.long()
+        guest.put(bytes: [0xCD, 0x81], Place.other)
+        for (index, value) in [
+            Place.other, UInt64(Selector.userCode64), 0x202, Place.userStack, UInt64(Selector.userData64),
+        ].enumerated() {
+            guest.put(value, Place.kernelStack - 40 + UInt64(index) * 8)
+        }
+        guest.cpu.pointee.gpr.4 = Place.kernelStack - 40
+        // iretq
+        guest.run([0x48, 0xCF])
+        #expect(guest.vector == 0x81)
+        #expect(guest.stack64(0) == Place.other + 2)
+        #expect(guest.stack64(2) & 0x200 != 0)
+        #expect(guest.stack64(3) == Place.userStack)
+    }
+
+    @Test func syscallAndSysretAreInverse() {
+        let guest = SystemGuest()
+        guest.long(user: true)
+        guest.cpu.pointee.star = UInt64(Selector.code64) << 32 | 0x4B << 48
+        guest.cpu.pointee.lstar = Place.other
+        guest.cpu.pointee.sfmask = 0x200
+        guest.cpu.pointee.system_flags |= 0x200
+        // sysretq
+        guest.put(bytes: [0x48, 0x0F, 0x07], Place.other)
+        // syscall; int 0x90
+        guest.run([0x0F, 0x05, 0xCD, 0x90])
+        #expect(guest.vector == 0x90)
+        #expect(guest.cpu.pointee.gpr.1 == 0x8002)
+        #expect(guest.cpu.pointee.gpr.11 & 0x200 != 0)
+        #expect(guest.stack64(0) == 0x8004)
+        #expect(guest.stack64(1) == UInt64(Selector.userCode64))
+        #expect(guest.stack64(4) == UInt64(Selector.userData64))
+    }
+
+    @Test func syscallMasksFlagsAndEntersLevelZero() {
+        let guest = SystemGuest()
+        guest.long(user: true)
+        guest.cpu.pointee.star = UInt64(Selector.code64) << 32
+        guest.cpu.pointee.lstar = Place.other
+        guest.cpu.pointee.sfmask = 0x600
+        guest.cpu.pointee.system_flags |= 0x600
+        guest.put(bytes: [0xF4], Place.other)
+        #expect(guest.run([0x0F, 0x05]) == .halt)
+        #expect(guest.cpu.pointee.system_flags & 0x600 == 0)
+        #expect(guest.cpu.pointee.cpl == 0)
+        #expect(guest.cpu.segment(1).pointee.selector == Selector.code64)
+        #expect(guest.cpu.segment(2).pointee.selector == Selector.code64 + 8)
+    }
+
+    @Test func swapgsExchangesBases() {
+        let guest = SystemGuest()
+        guest.long()
+        guest.cpu.segment(5).pointee.base = 0x1111
+        guest.cpu.pointee.kernel_gs_base = 0x2222
+        // swapgs; hlt
+        guest.run([0x0F, 0x01, 0xF8, 0xF4])
+        #expect(guest.cpu.segment(5).pointee.base == 0x2222)
+        #expect(guest.cpu.pointee.kernel_gs_base == 0x1111)
+    }
+
+    @Test func longModeStartsWithPagingAndEndsAtTheFarJump() {
+        let guest = SystemGuest()
+        guest.long()
+        guest.cpu.pointee.cr0 = 0x11
+        guest.cpu.pointee.efer = 0
+        guest.cpu.pointee.cr4 = 0
+        guest.cpu.segment(1).pointee = apus_segment(base: 0, limit: .max, selector: 8, access: 0xC09B)
+        guest.cpu.updateMode()
+        guest.put(bytes: [0x48, 0xC7, 0xC0, 0xFF, 0xFF, 0xFF, 0xFF, 0xF4], Place.other)
+        // mov eax, 0x20; mov cr4, eax; mov ecx, 0xC0000080; xor edx, edx; mov eax, 0x100; wrmsr;
+        // mov eax, 0x80000011; mov cr0, eax; jmp 0x48:0xA000
+        let exit = guest.run([
+            0xB8, 0x20, 0, 0, 0, 0x0F, 0x22, 0xE0, 0xB9, 0x80, 0, 0, 0xC0, 0x31, 0xD2, 0xB8, 0, 1, 0, 0, 0x0F, 0x30,
+            0xB8, 0x11, 0, 0, 0x80, 0x0F, 0x22, 0xC0, 0xEA, 0x00, 0xA0, 0, 0, 0x48, 0,
+        ])
+        #expect(exit == .halt)
+        #expect(guest.cpu.pointee.efer == 0x500)
+        #expect(guest.cpu.pointee.code_size == 8)
+        #expect(guest.cpu.pointee.gpr.0 == .max)
+    }
+
+    @Test func pagingWithoutPAEIsRefusedWhenLongModeIsEnabled() {
+        let guest = SystemGuest()
+        guest.protected()
+        guest.cpu.pointee.efer = 0x100
+        // mov eax, 0x80000011; mov cr0, eax
+        guest.run([0xB8, 0x11, 0, 0, 0x80, 0x0F, 0x22, 0xC0])
+        #expect(guest.vector == 13)
+        #expect(guest.cpu.pointee.cr0 >> 31 == 0)
+    }
+
+    @Test func unknownRegistersAreGeneralProtectionFaults() {
+        let guest = SystemGuest()
+        guest.long()
+        // mov ecx, 0x12345; rdmsr
+        guest.run([0xB9, 0x45, 0x23, 0x01, 0x00, 0x0F, 0x32])
+        #expect(guest.vector == 13)
+        #expect(guest.stack64(1) == 0x8005)
+    }
+
+    @Test func aHypercallEndsBehindItself() {
+        let guest = SystemGuest()
+        guest.long()
+        // vmcall
+        #expect(guest.run([0x0F, 0x01, 0xC1]) == .hypercall)
+        #expect(guest.cpu.pointee.rip == 0x8003)
+    }
+
+    @Test func theProfileNamesNothingTheEngineLacks() {
+        let guest = SystemGuest()
+        guest.long()
+        // mov eax, 1; cpuid; hlt
+        guest.run([0xB8, 1, 0, 0, 0, 0x0F, 0xA2, 0xF4])
+        let (ecx, edx) = (guest.cpu.pointee.gpr.1, guest.cpu.pointee.gpr.2)
+        // No MONITOR, VMX, FMA, PCID, AVX, F16C; a hypervisor; FPU, TSC, MSR, PAE, APIC, SSE2.
+        #expect(ecx & (1 << 3 | 1 << 5 | 1 << 12 | 1 << 17 | 1 << 28 | 1 << 29) == 0)
+        #expect(ecx & 1 << 31 != 0)
+        #expect(edx & 0x0400_0271 == 0x0400_0271)
+    }
+
+    @Test func timeStampsCanBeKeptFromUserCode() {
+        let guest = SystemGuest()
+        guest.long(user: true)
+        guest.cpu.pointee.cr4 |= 4
+        // rdtsc
+        guest.run([0x0F, 0x31])
+        #expect(guest.vector == 13)
+    }
+
+    @Test func externalInterruptsEndAHalt() {
+        let guest = SystemGuest()
+        guest.long()
+        // sti; hlt; then the handler halts
+        #expect(guest.run([0xFB, 0xF4]) == .halt)
+        #expect(guest.engine.canTakeInterrupt)
+        guest.engine.inject(vector: 0x55)
+        #expect(guest.engine.run() == .halt)
+        #expect(guest.vector == 0x55)
+        #expect(guest.stack64(0) == 0x8002)
+        #expect(!guest.engine.canTakeInterrupt)
+    }
+}
