@@ -113,8 +113,8 @@ let package = Package(
         .testTarget(
             name: "DeviceModelTests",
             dependencies: [
-                "DeviceContract", "Display", "Firmware", "Host", "Input", "Machine", "PCBoard", "PCI", "Registers",
-                "Storage",
+                "DeviceContract", "Display", "DomainConfig", "Firmware", "Host", "Input", "Ioreq", "Machine", "PCBoard",
+                "PCI", "Registers", "Storage",
             ], swiftSettings: language),
         .testTarget(name: "XenStoreTests", dependencies: ["XenStore"], swiftSettings: language),
         .testTarget(name: "DomainBuilderTests", dependencies: ["DomainBuilder"], swiftSettings: language),

@@ -22,7 +22,9 @@ private struct Loaded {
                 let offset = Int(Self.number(bytes, 116, 4))
                 let size = Int(bytes[120])
                 let value = Self.number(memory[file]?.bytes ?? [], offset, size) + target
-                for index in 0..<size { memory[file]?.bytes[offset + index] = UInt8(truncatingIfNeeded: value >> UInt64(index * 8)) }
+                for index in 0..<size {
+                    memory[file]?.bytes[offset + index] = UInt8(truncatingIfNeeded: value >> UInt64(index * 8))
+                }
             case 3:
                 let (place, start, count) = (
                     Int(Self.number(bytes, 60, 4)), Int(Self.number(bytes, 64, 4)), Int(Self.number(bytes, 68, 4))

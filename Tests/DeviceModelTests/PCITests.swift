@@ -27,7 +27,7 @@ final class TestMemory: DMA {
 }
 
 /// A card with eight I/O registers and 4 KiB of memory, all latches.
-private final class Card: Device {
+private final class LatchCard: Device {
     struct State: DeviceState {
         static let schema = Schema("card", 1)
         var last: UInt64 = 0
@@ -49,7 +49,7 @@ private final class Card: Device {
         var identity = PCIIdentity(vendor: 0x1111, device: 0x2222, classCode: 0x020000, revision: 7)
         identity.interruptPin = pin
         let function = PCIFunction(identity, on: board, memory: memory)
-        let slot = board.attachUnmapped("card", Card())
+        let slot = board.attachUnmapped("card", LatchCard())
         function.connect([
             BaseAddress(0, .io, size: 8, target: (slot, 0)), BaseAddress(1, .memory, size: 4096, target: (slot, 1)),
         ])
@@ -67,7 +67,7 @@ private final class Card: Device {
             let board = Board()
             let function = PCIFunction(
                 PCIIdentity(vendor: 1, device: 2, classCode: 3), on: board, memory: TestMemory())
-            let slot = board.attachUnmapped("card", Card())
+            let slot = board.attachUnmapped("card", LatchCard())
             function.connect([BaseAddress(0, .io, size: 8, target: (slot, 0))])
             return function
         }

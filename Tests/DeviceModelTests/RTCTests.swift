@@ -31,7 +31,8 @@ import Testing
     @Test("Time is shown in BCD and goes over midnight, month and year")
     func calendar() {
         let (_, slot) = make()
-        #expect([0, 2, 4, 6, 7, 8, 9, 0x32].map { read(slot, $0, at: 10) } == [0x58, 0x59, 0x23, 1, 0x22, 0x11, 0x26, 0x20])
+        #expect(
+            [0, 2, 4, 6, 7, 8, 9, 0x32].map { read(slot, $0, at: 10) } == [0x58, 0x59, 0x23, 1, 0x22, 0x11, 0x26, 0x20])
         #expect([0, 2, 4, 6, 7].map { read(slot, $0, at: 2_010) } == [0, 0, 0, 2, 0x23])
         let days: UInt64 = 39
         #expect([7, 8, 9].map { read(slot, $0, at: 2_010 + days * 86_400_000) } == [1, 1, 0x27])

@@ -87,7 +87,7 @@ public struct SMBIOSTables: Sendable {
     /// Type 4 (§7.5).
     private mutating func addProcessor(_ index: Int) {
         var fields: [UInt8] = [1, 3, 1, 2] + [UInt8](repeating: 0, count: 8)
-        fields += [0, 0, 0] + UInt16(2000).littleEndianBytes + UInt16(2000).littleEndianBytes
+        fields += [0, 0, 0, 0] + UInt16(2000).littleEndianBytes + UInt16(2000).littleEndianBytes
         fields += [0x41, 1] + [0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF] + [0, 0, 0, 1, 1, 1]
         fields += UInt16(0x04).littleEndianBytes + UInt16(1).littleEndianBytes
         add(4, handle: 0x0400 + UInt16(truncatingIfNeeded: index), fields, ["CPU \(index)", "Xen"])

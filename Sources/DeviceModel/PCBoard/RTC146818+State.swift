@@ -186,7 +186,7 @@ extension RTC146818.State {
 
     private func encode(_ value: Int) -> UInt8 {
         let byte = UInt8(truncatingIfNeeded: value)
-        return registerB.contains(.binary) ? byte : byte / 10 << 4 | byte % 10
+        return registerB.contains(.binary) ? byte : (byte / 10) << 4 | byte % 10
     }
 
     private func decode(_ byte: UInt8) -> Int {
