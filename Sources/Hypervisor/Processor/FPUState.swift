@@ -1,37 +1,123 @@
-// The state of x87, MMX and SSE as memory images: FXSAVE, XSAVE and the older environments.
-// Source: Intel SDM volume 1 §8.1, §10.5, §13; volume 2 FXSAVE, FSAVE, FSTENV.
-// Modelled: power-on and FNINIT values. Not modelled: nothing known.
-// Quirks: the guest's registers always lie in FXSAVE64 form in `apus_vcpu.fpu`.
+// The state of x87, MMX and SSE as a memory image, and what all instructions on it share.
+// Source: Intel SDM volume 1 §8.1 (x87 state), §9.5 (MMX and x87), §10.5.1 (FXSAVE image).
+// Modelled: power-on and FNINIT values, pending exceptions, tag words. Not modelled: FERR# to IRQ 13 (CR0.NE = 0).
+// Quirks: the guest's registers always lie in FXSAVE64 form in `apus_vcpu.fpu`; slot n is ST(n), not R(n).
 
 internal import CProcessor
 
 /// Offsets in the FXSAVE image (SDM vol. 1 table 10-2).
 enum FXSAVEOffset {
-    static let control = 0
-    static let status = 2
-    static let tags = 4
-    static let opcode = 6
-    static let instruction = 8
-    static let data = 16
-    static let mxcsr = 24
-    static let mxcsrMask = 28
-    static let st = 32
-    static let xmm = 160
-    static let header = 512
+    static var control: Int { 0 }
+    static var status: Int { 2 }
+    static var tags: Int { 4 }
+    static var opcode: Int { 6 }
+    static var instruction: Int { 8 }
+    static var data: Int { 16 }
+    static var mxcsr: Int { 24 }
+    static var mxcsrMask: Int { 28 }
+    static var st: Int { 32 }
+    static var xmm: Int { 160 }
+    static var available: Int { 464 }
 }
 
 extension UnsafeMutablePointer where Pointee == apus_vcpu {
     /// The guest's FXSAVE image.
     @inline(__always)
     var fpuImage: UnsafeMutableRawPointer {
-        UnsafeMutableRawPointer(self) + MemoryLayout<apus_vcpu>.offset(of: \.fpu).unsafelyUnwrapped
+        UnsafeMutableRawPointer(self) + (MemoryLayout<apus_vcpu>.offset(of: \.fpu) ?? 0)
     }
+
+    @inline(__always) var x87Control: UInt16 {
+        get { fpuImage.load(fromByteOffset: FXSAVEOffset.control, as: UInt16.self) }
+        nonmutating set { fpuImage.storeBytes(of: newValue, toByteOffset: FXSAVEOffset.control, as: UInt16.self) }
+    }
+    @inline(__always) var x87Status: UInt16 {
+        get { fpuImage.load(fromByteOffset: FXSAVEOffset.status, as: UInt16.self) }
+        nonmutating set { fpuImage.storeBytes(of: newValue, toByteOffset: FXSAVEOffset.status, as: UInt16.self) }
+    }
+    /// One bit for each physical register that is not empty.
+    @inline(__always) var x87Tags: UInt8 {
+        get { fpuImage.load(fromByteOffset: FXSAVEOffset.tags, as: UInt8.self) }
+        nonmutating set { fpuImage.storeBytes(of: newValue, toByteOffset: FXSAVEOffset.tags, as: UInt8.self) }
+    }
+    @inline(__always) var x87Top: Int { Int((x87Status >> 11) & 7) }
 
     /// Power-on values (SDM vol. 3 table 10-1): x87 control 0x40, MXCSR 0x1F80, registers zero.
     func resetFPU() {
         fpuImage.initializeMemory(as: UInt8.self, repeating: 0, count: MemoryLayout<apus_fpu>.size)
-        fpuImage.storeBytes(of: 0x0040, toByteOffset: FXSAVEOffset.control, as: UInt16.self)
-        fpuImage.storeBytes(of: 0xFF, toByteOffset: FXSAVEOffset.tags, as: UInt8.self)
-        fpuImage.storeBytes(of: 0x1F80, toByteOffset: FXSAVEOffset.mxcsr, as: UInt32.self)
+        x87Control = 0x0040
+        x87Tags = 0xFF
+        mxcsr = 0x1F80
+    }
+
+    /// FNINIT: control and status words, empty stack; register contents stay.
+    func initializeX87() {
+        let image = fpuImage
+        rotateRegisters(to: 0)
+        x87Control = 0x037F
+        x87Status = 0
+        x87Tags = 0
+        image.storeBytes(of: 0, toByteOffset: FXSAVEOffset.opcode, as: UInt16.self)
+        image.storeBytes(of: 0, toByteOffset: FXSAVEOffset.instruction, as: UInt64.self)
+        image.storeBytes(of: 0, toByteOffset: FXSAVEOffset.data, as: UInt64.self)
+    }
+
+    /// Whether an exception is flagged that the control word does not mask.
+    @inline(__always) var hasPendingX87: Bool { x87Status & ~x87Control & 0x3F != 0 }
+
+    /// Derives ES and B from flags and masks, after either was loaded (SDM vol. 1 §8.1.3.3).
+    func updateX87Summary() {
+        x87Status = hasPendingX87 ? x87Status | 0x8080 : x87Status & ~0x8080
+    }
+
+    /// #MF before a waiting instruction. With CR0.NE clear a PC reports through IRQ 13; the error is ignored here.
+    @inline(__always) func checkPendingX87() throws(Fault) {
+        if hasPendingX87, pointee.cr0 & CR0.numericError != 0 { throw raise(Vector.floatingPoint) }
+    }
+
+    /// An MMX instruction: TOP becomes 0 and all registers valid (SDM vol. 1 §9.5.1).
+    @inline(__always) func enterMMX() throws(Fault) {
+        try checkPendingX87()
+        if x87Status & 0x3800 != 0 { rotateRegisters(to: 0) }
+        x87Tags = 0xFF
+    }
+
+    /// Sets TOP and moves the slots so that each physical register keeps its contents.
+    func rotateRegisters(to newTop: Int) {
+        let shift = (newTop - x87Top) & 7
+        x87Status = x87Status & ~0x3800 | UInt16(newTop & 7) << 11
+        if shift == 0 { return }
+        let slots = fpuImage + FXSAVEOffset.st
+        withUnsafeTemporaryAllocation(byteCount: 128, alignment: 16) { copy in
+            guard let start = copy.baseAddress else { return }
+            start.copyMemory(from: slots, byteCount: 128)
+            for slot in 0..<8 { (slots + 16 * slot).copyMemory(from: start + 16 * ((slot + shift) & 7), byteCount: 16) }
+        }
+    }
+
+    /// The full tag word: 00 valid, 01 zero, 10 special, 11 empty, by physical register (SDM vol. 1 §8.1.7).
+    var x87FullTags: UInt16 {
+        var tags: UInt16 = 0
+        for register in 0..<8 {
+            let slot = fpuImage + FXSAVEOffset.st + 16 * ((register - x87Top) & 7)
+            let significand = slot.load(as: UInt64.self)
+            let exponent = slot.load(fromByteOffset: 8, as: UInt16.self) & 0x7FFF
+            var tag: UInt16 = 2
+            if x87Tags & 1 << register == 0 {
+                tag = 3
+            } else if exponent == 0, significand == 0 {
+                tag = 1
+            } else if exponent != 0, exponent != 0x7FFF, significand >> 63 != 0 {
+                tag = 0
+            }
+            tags |= tag << (2 * register)
+        }
+        return tags
+    }
+
+    func setX87FullTags(_ tags: UInt16) {
+        var short: UInt8 = 0
+        for register in 0..<8 where (tags >> (2 * register)) & 3 != 3 { short |= 1 << register }
+        x87Tags = short
     }
 }

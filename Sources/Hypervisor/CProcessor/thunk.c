@@ -1,0 +1,50 @@
+// Memory for generated code, and what the host's units can do.
+#define _GNU_SOURCE
+#include "thunk.h"
+
+#include <cpuid.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+apus_code_buffer apus_code_buffer_make(size_t bytes) {
+    apus_code_buffer none = {NULL, NULL, 0};
+    int file = memfd_create("apus-code", MFD_CLOEXEC);
+    if (file < 0) return none;
+    if (ftruncate(file, (off_t)bytes) != 0) {
+        close(file);
+        return none;
+    }
+    void *writable = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+    void *executable = mmap(NULL, bytes, PROT_READ | PROT_EXEC, MAP_SHARED, file, 0);
+    close(file);
+    if (writable == MAP_FAILED || executable == MAP_FAILED) {
+        if (writable != MAP_FAILED) munmap(writable, bytes);
+        if (executable != MAP_FAILED) munmap(executable, bytes);
+        return none;
+    }
+    apus_code_buffer made = {writable, executable, bytes};
+    return made;
+}
+
+uint32_t apus_host_features(void) {
+    uint32_t a, b, c, d, found = 0;
+    if (!__get_cpuid(1, &a, &b, &c, &d)) return 0;
+    if (c & 1u << 0) found |= APUS_HOST_SSE3;
+    if (c & 1u << 9) found |= APUS_HOST_SSSE3;
+    if (c & 1u << 19) found |= APUS_HOST_SSE41;
+    if (c & 1u << 20) found |= APUS_HOST_SSE42;
+    if (c & 1u << 25) found |= APUS_HOST_AES;
+    if (c & 1u << 1) found |= APUS_HOST_PCLMUL;
+    if (__get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & 1u << 29)) found |= APUS_HOST_SHA;
+    return found;
+}
+
+uint32_t apus_host_mxcsr_mask(void) {
+    _Alignas(16) uint8_t image[512];
+    memset(image, 0, sizeof image);
+    __asm__ volatile("fxsave %0" : "=m"(image));
+    uint32_t mask;
+    memcpy(&mask, image + 28, sizeof mask);
+    return mask ? mask : 0xFFBF;
+}
