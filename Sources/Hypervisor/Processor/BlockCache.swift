@@ -15,7 +15,7 @@ struct FetchEntry {
     var host: UnsafeMutableRawPointer?
 }
 
-final class BlockCache {
+struct BlockCache {
     static let insnSlots = 1 << 18
     static let blockSlots = 1 << 16
     static let hashSlots = 1 << 15
@@ -31,8 +31,8 @@ final class BlockCache {
     let jumps: UnsafeMutablePointer<apus_jump>
     /// The block of an instruction that is not kept.
     let single: Block
-    @exclusivity(unchecked) var insnCount = 0
-    @exclusivity(unchecked) var blockCount = 0
+    var insnCount = 0
+    var blockCount = 0
 
     init() {
         insns = .allocate(capacity: Self.insnSlots)
@@ -52,7 +52,7 @@ final class BlockCache {
                 insns: room, physical: 0, mode_key: 0, bytes: 0, count: 0, next_hash: nil, next_page: nil))
     }
 
-    deinit {
+    func deallocate() {
         single.pointee.insns.deallocate()
         single.deallocate()
         insns.deallocate()
@@ -86,7 +86,7 @@ final class BlockCache {
     }
 
     /// Takes the block whose `count` instructions were written behind `insnCount` into the tables.
-    func add(_ physical: UInt64, _ key: UInt32, count: Int, bytes: Int) -> Block {
+    mutating func add(_ physical: UInt64, _ key: UInt32, count: Int, bytes: Int) -> Block {
         let block = blocks + blockCount
         blockCount += 1
         let hash = hashSlot(physical, key)
@@ -152,7 +152,7 @@ final class BlockCache {
     }
 
     /// Forgets everything. A running block stays readable until the next decode.
-    func removeAll(running: Block?) {
+    mutating func removeAll(running: Block?) {
         if let running { cut(running) }
         hashes.update(repeating: nil, count: Self.hashSlots)
         pages.update(repeating: nil, count: Self.pageSlots)
@@ -175,7 +175,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
     @inline(never) func codeWritten(_ physical: UInt64, _ bytes: UInt64) {
         forgetCode(physical, bytes)
         let engine = engine
-        if engine.map.engines.isShared { engine.map.engines.tell(.written(physical, bytes), from: engine) }
+        if engine.pointee.isShared { engine.pointee.map.engines.tell(.written(physical, bytes), from: engine) }
     }
 
     /// Forgets code of this vCPU decoded from a physical range.
@@ -188,9 +188,9 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
         var anyHit = false
         while start < end {
             let part = min(end &- start, 4096 &- start & 0xFFF)
-            let (hit, isEmpty) = engine.blocks.forget(start, part, running: self.pointee.current)
+            let (hit, isEmpty) = engine.pointee.blocks.forget(start, part, running: self.pointee.current)
             anyHit = anyHit || hit
-            if isEmpty, !engine.map.engines.isShared, let region = engine.region(start),
+            if isEmpty, !engine.pointee.isShared, let region = engine.pointee.region(start),
                 let code = region.pointee.codeMap
             {
                 code[Int(truncatingIfNeeded: (start &- region.pointee.start) &>> 12)] = 0
@@ -201,29 +201,29 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
     }
 
     func forgetAllCode() {
-        engine.blocks.removeAll(running: self.pointee.current)
+        engine.pointee.blocks.removeAll(running: self.pointee.current)
         self.pointee.jump_generation &+= 1
     }
 
     /// Notes that a page holds code: from now on, stores to it take the slow way.
     private func guardPage(_ physical: UInt64) {
         let engine = engine
-        guard let region = engine.region(physical), let map = region.pointee.codeMap else { return }
+        guard let region = engine.pointee.region(physical), let map = region.pointee.codeMap else { return }
         let offset = Int(truncatingIfNeeded: physical &- region.pointee.start)
         guard map[offset >> 12] == 0 else { return }
         map[offset >> 12] = 1
         flushStores(to: region.pointee.host + offset)
-        if engine.map.engines.isShared { engine.map.engines.tell(.guarded(physical & ~0xFFF), from: engine) }
+        if engine.pointee.isShared { engine.pointee.map.engines.tell(.guarded(physical & ~0xFFF), from: engine) }
     }
 
     /// Takes in what other vCPUs did to code.
     func readNews() {
         let engine = engine
-        for news in engine.map.engines.take(engine) {
+        for news in engine.pointee.map.engines.take(engine) {
             switch news {
             case .written(let physical, let bytes): forgetCode(physical, bytes)
             case .guarded(let physical):
-                guard let region = engine.region(physical) else { continue }
+                guard let region = engine.pointee.region(physical) else { continue }
                 let host = region.pointee.host + Int(truncatingIfNeeded: physical &- region.pointee.start)
                 // Stores may have gone by unseen until now.
                 flushStores(to: host)
@@ -252,9 +252,9 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
         let isTraced = key & ModeKey.trap.rawValue != 0
         guard let host, !isTraced else { return try decodeSingle(linear) }
         let engine = engine
-        var block = engine.blocks.find(physical, key)
+        var block = engine.pointee.blocks.find(physical, key)
         if block == nil {
-            if !engine.blocks.hasRoom { forgetAllCode() }
+            if !engine.pointee.blocks.hasRoom { forgetAllCode() }
             block = decodeBlock(host, physical)
         }
         guard let block else { return try decodeSingle(linear) }
@@ -276,7 +276,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
         let engine = engine
         let isUser = self.pointee.cpl == 3
         let tag = linear & ~0xFFF | (isUser ? 1 : 0)
-        let entry = engine.blocks.fetches + Int(truncatingIfNeeded: linear &>> 12) % BlockCache.fetchSlots
+        let entry = engine.pointee.blocks.fetches + Int(truncatingIfNeeded: linear &>> 12) % BlockCache.fetchSlots
         let within = linear & 0xFFF
         if entry.pointee.tag == tag, entry.pointee.generation == self.pointee.tlb_generation {
             let host = entry.pointee.host.map { $0 + Int(truncatingIfNeeded: within) }
@@ -284,7 +284,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
         }
         let mode = isUser ? UInt8(APUS_TLB_USER) : UInt8(APUS_TLB_SUPERVISOR)
         let (physical, _, _) = try walk(linear, Intent(fetch: true, mode: mode))
-        guard let region = engine.region(physical) else { return (physical, nil) }
+        guard let region = engine.pointee.region(physical) else { return (physical, nil) }
         let host = region.pointee.host + Int(truncatingIfNeeded: physical &- region.pointee.start)
         entry.pointee = FetchEntry(
             tag: tag, generation: self.pointee.tlb_generation, physical: physical & ~0xFFF,
@@ -295,10 +295,10 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
     /// Decodes from `host` to the next jump, or to the last instruction that lies in the page whole.
     /// nil: the first one does not.
     private func decodeBlock(_ host: UnsafeMutableRawPointer, _ physical: UInt64) -> Block? {
-        let cache = engine.blocks
+        let engine = engine
         guardPage(physical)
         let room = 4096 - Int(truncatingIfNeeded: physical & 0xFFF)
-        let insns = cache.insns + cache.insnCount
+        let insns = engine.pointee.blocks.insns + engine.pointee.blocks.insnCount
         let bytes = UnsafePointer(host.assumingMemoryBound(to: UInt8.self))
         var (at, count) = (0, 0)
         while count < BlockCache.longestBlock, at < room {
@@ -312,7 +312,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
         }
         guard count > 0 else { return nil }
         close(insns + count, at)
-        return cache.add(physical, self.pointee.mode_key, count: count, bytes: at)
+        return engine.pointee.blocks.add(physical, self.pointee.mode_key, count: count, bytes: at)
     }
 
     /// Fixes an instruction's place within its block, and the operands that depend on it.
@@ -334,7 +334,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
 
     /// Decodes one instruction that may cross a page, is traced, or lies in no RAM.
     func decodeSingle(_ linear: UInt64) throws(Fault) -> Block {
-        let single = engine.blocks.single
+        let single = engine.pointee.blocks.single
         var bytes: (UInt64, UInt64) = (0, 0)
         var have = 0
         var fault: Fault?

@@ -18,69 +18,74 @@ enum CodeNews {
 final class EngineList: @unchecked Sendable {
     // Invariant: `engines` and every engine's `news` are only touched with `lock` held.
     private var lock = pthread_mutex_t()
-    private var engines: [Unmanaged<EngineState>] = []
-    /// More than one engine; read without the lock because it changes before guests run.
-    private(set) var isShared = false
-
+    private var engines: [Engine] = []
     init() { pthread_mutex_init(&lock, nil) }
     deinit { pthread_mutex_destroy(&lock) }
 
-    func add(_ engine: EngineState) {
+    func add(_ engine: Engine) {
         pthread_mutex_lock(&lock)
-        engines.append(Unmanaged.passUnretained(engine))
-        isShared = engines.count > 1
+        engines.append(engine)
+        noteSharing()
         pthread_mutex_unlock(&lock)
     }
 
-    func remove(_ engine: EngineState) {
+    func remove(_ engine: Engine) {
         pthread_mutex_lock(&lock)
-        engines.removeAll { $0.toOpaque() == Unmanaged.passUnretained(engine).toOpaque() }
-        isShared = engines.count > 1
+        engines.removeAll { $0 == engine }
+        noteSharing()
         pthread_mutex_unlock(&lock)
+    }
+
+    /// Engines are added and removed before guests run and after, so the flag needs no lock to be read.
+    private func noteSharing() {
+        for engine in engines { engine.pointee.isShared = engines.count > 1 }
     }
 
     /// Tells every engine but `sender`, and calls it out of its loop.
-    func tell(_ news: CodeNews, from sender: EngineState) {
+    func tell(_ news: CodeNews, from sender: Engine) {
         pthread_mutex_lock(&lock)
-        for reference in engines {
-            let engine = reference.takeUnretainedValue()
-            guard engine !== sender else { continue }
-            engine.news.append(news)
-            engine.hasNews = true
-            apus_attend(engine.attention)
+        for engine in engines where engine != sender {
+            engine.pointee.news.append(news)
+            engine.pointee.hasNews = true
+            apus_attend(engine.pointee.attention)
         }
         pthread_mutex_unlock(&lock)
     }
 
-    func take(_ engine: EngineState) -> [CodeNews] {
+    func take(_ engine: Engine) -> [CodeNews] {
         pthread_mutex_lock(&lock)
         defer { pthread_mutex_unlock(&lock) }
-        let news = engine.news
-        engine.news.removeAll()
-        engine.hasNews = false
+        let news = engine.pointee.news
+        engine.pointee.news.removeAll()
+        engine.pointee.hasNews = false
         return news
     }
 }
 
-final class EngineState {
+/// Reached by pointer: a class would be retained and released at each access.
+typealias Engine = UnsafeMutablePointer<EngineState>
+
+struct EngineState {
     static let filledSlots = 512
 
     let bus: any GuestBus
     let map: PhysicalMap
     let attention: UnsafeMutablePointer<UInt32>
-    let blocks: BlockCache
+    var blocks: BlockCache
     /// TLB entries in use since the last flush, unless there are too many to note.
     let filled: UnsafeMutablePointer<UInt16>
-    @exclusivity(unchecked) var filledCount = 0
+    var filledCount = 0
     /// Linear range within which translations come from large pages.
-    @exclusivity(unchecked) var largeFirst = UInt64.max
-    @exclusivity(unchecked) var largeLast: UInt64 = 0
+    var largeFirst = UInt64.max
+    var largeLast: UInt64 = 0
     private let regions: UnsafeMutablePointer<PhysicalRegion>
-    @exclusivity(unchecked) private var regionCount = 0
-    @exclusivity(unchecked) private var lastRegion = 0
+    private var regionCount = 0
+    private var lastRegion = 0
     static let maximumRegions = 256
-    @exclusivity(unchecked) var news: [CodeNews] = []
-    @exclusivity(unchecked) var hasNews = false
+    var news: [CodeNews] = []
+    var hasNews = false
+    /// More than one engine uses the map.
+    var isShared = false
 
     init(map: PhysicalMap, bus: any GuestBus, attention: UnsafeMutablePointer<UInt32>) {
         (self.map, self.bus, self.attention) = (map, bus, attention)
@@ -89,30 +94,29 @@ final class EngineState {
         filled.initialize(repeating: 0, count: Self.filledSlots)
         regions = .allocate(capacity: Self.maximumRegions)
         takeRegions()
-        map.engines.add(self)
     }
 
-    deinit {
-        map.engines.remove(self)
+    func deallocate() {
+        blocks.deallocate()
         filled.deallocate()
         regions.deallocate()
     }
 
     /// Copies the map's regions, so that lookups need no class or array.
-    func takeRegions() {
+    mutating func takeRegions() {
         regionCount = min(map.regions.count, Self.maximumRegions)
         for index in 0..<regionCount { (regions + index).initialize(to: map.regions[index]) }
         lastRegion = 0
     }
 
     /// The region that holds a physical address, if memory does.
-    @inline(__always) func region(_ physical: UInt64) -> UnsafeMutablePointer<PhysicalRegion>? {
+    @inline(__always) mutating func region(_ physical: UInt64) -> UnsafeMutablePointer<PhysicalRegion>? {
         let last = regions + lastRegion
         if lastRegion < regionCount, physical &- last.pointee.start < last.pointee.bytes { return last }
         return search(physical)
     }
 
-    @inline(never) private func search(_ physical: UInt64) -> UnsafeMutablePointer<PhysicalRegion>? {
+    @inline(never) private mutating func search(_ physical: UInt64) -> UnsafeMutablePointer<PhysicalRegion>? {
         for index in 0..<regionCount {
             let region = regions + index
             guard physical &- region.pointee.start < region.pointee.bytes else { continue }
@@ -122,7 +126,7 @@ final class EngineState {
         return nil
     }
 
-    func noteLarge(_ linear: UInt64) {
+    mutating func noteLarge(_ linear: UInt64) {
         largeFirst = min(largeFirst, linear & ~0x3F_FFFF)
         largeLast = max(largeLast, linear | 0x3F_FFFF)
     }
@@ -130,10 +134,10 @@ final class EngineState {
 
 extension UnsafeMutablePointer where Pointee == apus_vcpu {
     /// The engine behind the vCPU. Set once by `SoftwareCPU`, for the vCPU's whole life.
-    @inline(__always) var engine: EngineState {
+    @inline(__always) var engine: Engine {
         guard let context = self.pointee.context else { preconditionFailure("a vCPU without engine") }
-        return Unmanaged<EngineState>.fromOpaque(context).takeUnretainedValue()
+        return context.assumingMemoryBound(to: EngineState.self)
     }
     /// The machine around the vCPU.
-    @inline(__always) var bus: any GuestBus { engine.bus }
+    @inline(__always) var bus: any GuestBus { engine.pointee.bus }
 }

@@ -169,11 +169,18 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
 
     /// Loads and stores with the rights of `cpl`: interrupt stacks, call gates, task switches.
     func loadLinear<T: Word>(_ linear: UInt64, as: T.Type, cpl: UInt8, segment: Int = 2) throws(Fault) -> T {
-        T(truncatingIfNeeded: try loadSlow(linear, MemoryLayout<T>.size, mode: systemMode(cpl), segment: segment))
+        let mode = systemMode(cpl)
+        if let host = lookUp(tlbSet(mode, write: false), linear, T.self) { return host.loadUnaligned(as: T.self) }
+        return T(truncatingIfNeeded: try loadSlow(linear, MemoryLayout<T>.size, mode: mode, segment: segment))
     }
     func storeLinear<T: Word>(_ value: T, _ linear: UInt64, cpl: UInt8, segment: Int = 2) throws(Fault) {
+        let mode = systemMode(cpl)
+        if let host = lookUp(tlbSet(mode, write: true), linear, T.self) {
+            host.storeBytes(of: value, as: T.self)
+            return
+        }
         try storeSlow(
-            UInt64(truncatingIfNeeded: value), linear, MemoryLayout<T>.size, mode: systemMode(cpl), segment: segment)
+            UInt64(truncatingIfNeeded: value), linear, MemoryLayout<T>.size, mode: mode, segment: segment)
     }
     private func systemMode(_ cpl: UInt8) -> UInt8 {
         if cpl == 3 { return UInt8(APUS_TLB_USER) }

@@ -179,17 +179,17 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
     /// Drops all translations; entries of global pages may be kept, and are dropped as well.
     func flushTLB(keepGlobal: Bool) {
         let engine = engine
-        if engine.filledCount > EngineState.filledSlots {
+        if engine.pointee.filledCount > EngineState.filledSlots {
             clearTLB()
         } else {
-            for slot in 0..<engine.filledCount {
-                let place = Int(engine.filled[slot])
+            for slot in 0..<engine.pointee.filledCount {
+                let place = Int(engine.pointee.filled[slot])
                 self.pointee.tlb_first[place].tag = emptyTag(place)
             }
         }
-        engine.filledCount = 0
-        engine.largeFirst = .max
-        engine.largeLast = 0
+        engine.pointee.filledCount = 0
+        engine.pointee.largeFirst = .max
+        engine.pointee.largeLast = 0
         self.pointee.tlb_generation &+= 1
         self.pointee.jump_generation &+= 1
     }
@@ -197,7 +197,9 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
     /// Drops the translations of the page at `linear`.
     func flushPage(_ linear: UInt64) {
         let engine = engine
-        if linear >= engine.largeFirst, linear <= engine.largeLast { return flushTLB(keepGlobal: false) }
+        if linear >= engine.pointee.largeFirst, linear <= engine.pointee.largeLast {
+            return flushTLB(keepGlobal: false)
+        }
         let index = Int(truncatingIfNeeded: linear &>> 12 & UInt64(APUS_TLB_ENTRIES - 1))
         for set in 0..<Int(APUS_TLB_MODES) * 2 {
             let place = set * Int(APUS_TLB_ENTRIES) + index
@@ -249,20 +251,22 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
         let hostPage = UInt64(UInt(bitPattern: host)) & ~0xFFF
         self.pointee.tlb_first[place] = apus_tlb_entry(tag: page, addend: hostPage &- page)
         let engine = engine
-        if engine.filledCount < EngineState.filledSlots { engine.filled[engine.filledCount] = UInt16(place) }
-        if engine.filledCount <= EngineState.filledSlots { engine.filledCount += 1 }
+        if engine.pointee.filledCount < EngineState.filledSlots {
+            engine.pointee.filled[engine.pointee.filledCount] = UInt16(place)
+        }
+        if engine.pointee.filledCount <= EngineState.filledSlots { engine.pointee.filledCount += 1 }
     }
 
     /// Translates `linear` for a data access and remembers the translation if it leads to RAM.
     func place(_ linear: UInt64, write: Bool, mode: UInt8) throws(Fault) -> Place {
         let (physical, mayWrite, isLarge) = try walk(linear, Intent(write: write, mode: mode))
-        guard let region = engine.region(physical) else {
+        guard let region = engine.pointee.region(physical) else {
             return Place(physical: physical, host: nil, isWritable: false, code: nil)
         }
         let offset = physical &- region.pointee.start
         let host = region.pointee.host + Int(truncatingIfNeeded: offset)
         let code = region.pointee.codeMap.map { $0 + Int(truncatingIfNeeded: offset &>> 12) }
-        if isLarge { engine.noteLarge(linear) }
+        if isLarge { engine.pointee.noteLarge(linear) }
         if !write { fill(linear, host, mode: mode, write: false) }
         if mayWrite, write, region.pointee.isWritable, code.map({ $0.pointee == 0 }) ?? true {
             fill(linear, host, mode: mode, write: true)
@@ -328,7 +332,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
                 return value
             }
         }
-        let bus = engine.bus
+        let bus = engine.pointee.bus
         if bytes & (bytes - 1) == 0 { return bus.readMemory(place.physical, size: bytes) & ones(bytes) }
         var value: UInt64 = 0
         for index in 0..<bytes {
@@ -354,7 +358,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
             if let code = place.code, code.pointee != 0 { codeWritten(place.physical, UInt64(bytes)) }
             return
         }
-        let bus = engine.bus
+        let bus = engine.pointee.bus
         if bytes & (bytes - 1) == 0 {
             bus.writeMemory(place.physical, size: bytes, value: value & ones(bytes))
             return
@@ -435,7 +439,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
     private func copyOutOf(_ place: Place, to target: UnsafeMutableRawPointer, bytes: Int) {
         if let host = place.host { return target.copyMemory(from: host, byteCount: bytes) }
         forEachPart(place.physical, bytes) { physical, at, size in
-            var value = engine.bus.readMemory(physical, size: size)
+            var value = engine.pointee.bus.readMemory(physical, size: size)
             withUnsafeBytes(of: &value) {
                 target.advanced(by: at).copyMemory(from: $0.baseAddress ?? UnsafeRawPointer(target), byteCount: size)
             }
@@ -453,7 +457,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
             withUnsafeMutableBytes(of: &value) {
                 $0.copyMemory(from: UnsafeRawBufferPointer(start: source + at, count: size))
             }
-            engine.bus.writeMemory(physical, size: size, value: value)
+            engine.pointee.bus.writeMemory(physical, size: size, value: value)
         }
     }
 
@@ -474,8 +478,8 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
 extension UnsafeMutablePointer where Pointee == apus_vcpu {
     /// Loads from guest-physical memory, naturally aligned.
     func loadPhysical<T: Word>(_ physical: UInt64, as: T.Type) -> T {
-        guard let region = engine.region(physical) else {
-            return T(truncatingIfNeeded: engine.bus.readMemory(physical, size: MemoryLayout<T>.size))
+        guard let region = engine.pointee.region(physical) else {
+            return T(truncatingIfNeeded: engine.pointee.bus.readMemory(physical, size: MemoryLayout<T>.size))
         }
         let offset = Int(truncatingIfNeeded: physical &- region.pointee.start)
         return region.pointee.host.loadUnaligned(fromByteOffset: offset, as: T.self)
@@ -491,7 +495,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
         _ = apus_atomic_or32(host, bits)
     }
     private func hostOfTable(_ physical: UInt64) -> UnsafeMutableRawPointer? {
-        guard let region = engine.region(physical), region.pointee.isWritable else { return nil }
+        guard let region = engine.pointee.region(physical), region.pointee.isWritable else { return nil }
         return region.pointee.host + Int(truncatingIfNeeded: physical &- region.pointee.start)
     }
 }

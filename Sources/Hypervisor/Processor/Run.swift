@@ -8,7 +8,7 @@ internal import CProcessor
 extension UnsafeMutablePointer where Pointee == apus_vcpu {
     /// Runs guest code until something outside must act; one of APUS_EXIT_*.
     func runLoop() -> Int {
-        if engine.hasNews { readNews() }
+        if engine.pointee.hasNews { readNews() }
         while true {
             if self.pointee.nmi_pending, !self.pointee.nmi_blocked, !self.pointee.interrupt_shadow {
                 guard deliverNMI() else { return APUS_EXIT_SHUTDOWN }

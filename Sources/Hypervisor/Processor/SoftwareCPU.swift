@@ -10,20 +10,22 @@ public final class SoftwareCPU: VCPUEngine {
     public let index: Int
     /// The registers and tables that the engine works on. Valid as long as the object is.
     let cpu: UnsafeMutablePointer<apus_vcpu>
-    private let engine: EngineState
+    private let engine: Engine
 
     /// `attention` is non-zero when the vCPU is to come out of its loop; the caller clears it.
     public init(
         index: Int, map: PhysicalMap, bus: any GuestBus, attention: UnsafeMutablePointer<UInt32>
     ) {
         self.index = index
-        engine = EngineState(map: map, bus: bus, attention: attention)
+        engine = .allocate(capacity: 1)
+        engine.initialize(to: EngineState(map: map, bus: bus, attention: attention))
+        map.engines.add(engine)
         let memory = UnsafeMutableRawPointer.allocate(byteCount: MemoryLayout<apus_vcpu>.size, alignment: 64)
         memory.initializeMemory(as: UInt8.self, repeating: 0, count: MemoryLayout<apus_vcpu>.size)
         cpu = memory.bindMemory(to: apus_vcpu.self, capacity: 1)
-        cpu.pointee.context = Unmanaged.passUnretained(engine).toOpaque()
+        cpu.pointee.context = UnsafeMutableRawPointer(engine)
         cpu.pointee.attention = attention
-        cpu.pointee.jumps = engine.blocks.jumps
+        cpu.pointee.jumps = engine.pointee.blocks.jumps
         cpu.pointee.tlb_first = apus_first_entry(cpu)
         cpu.pointee.jump_generation = 1
         cpu.pointee.tlb_generation = 1
@@ -32,7 +34,13 @@ public final class SoftwareCPU: VCPUEngine {
         if index != 0 { cpu.pointee.halted = true }
     }
 
-    deinit { UnsafeMutableRawPointer(cpu).deallocate() }
+    deinit {
+        engine.pointee.map.engines.remove(engine)
+        engine.pointee.deallocate()
+        engine.deinitialize(count: 1)
+        engine.deallocate()
+        UnsafeMutableRawPointer(cpu).deallocate()
+    }
 
     public func run() -> EngineExit {
         if cpu.pointee.halted {
@@ -80,7 +88,7 @@ public final class SoftwareCPU: VCPUEngine {
     }
 
     public func memoryMapChanged() {
-        engine.takeRegions()
+        engine.pointee.takeRegions()
         cpu.flushTLB(keepGlobal: false)
         cpu.forgetAllCode()
     }
