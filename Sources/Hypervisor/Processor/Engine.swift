@@ -45,6 +45,8 @@ public protocol VCPUEngine: AnyObject {
     var isLongMode: Bool { get }
     /// Current privilege level.
     var privilegeLevel: Int { get }
+    /// Where a linear address lies in guest-physical memory by the present page tables; nil if it is not mapped.
+    func physicalAddress(ofLinear address: UInt64) -> UInt64?
 }
 
 /// Everything of a machine that is not RAM, as a vCPU reaches it. Called on the vCPU's thread.
@@ -52,8 +54,8 @@ public protocol GuestBus: AnyObject {
     /// `size`: 1, 2 or 4 bytes.
     func readPort(_ port: UInt16, size: Int) -> UInt32
     func writePort(_ port: UInt16, size: Int, value: UInt32)
-    /// INS and OUTS with many elements: moves `count` elements between `port` and guest-physical
-    /// memory at `address` (contiguous RAM, lowest address first unless `descending`).
+    /// INS and OUTS with many elements: moves `count` elements between `port` and the contiguous RAM whose
+    /// lowest byte is at `address`; the element there moves first, or last if `descending`.
     func transferPort(_ port: UInt16, size: Int, count: Int, address: UInt64, isRead: Bool, descending: Bool)
     /// Memory that is no RAM; `size`: 1, 2, 4 or 8 bytes, not crossing a page.
     func readMemory(_ address: UInt64, size: Int) -> UInt64

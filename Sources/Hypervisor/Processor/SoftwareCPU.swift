@@ -105,3 +105,10 @@ public final class SoftwareCPU: VCPUEngine {
     public var isLongMode: Bool { cpu.pointee.code_size == 8 }
     public var privilegeLevel: Int { Int(cpu.pointee.cpl) }
 }
+
+extension SoftwareCPU {
+    public func physicalAddress(ofLinear address: UInt64) -> UInt64? {
+        // A failed walk leaves an exception described; nobody raises it, and the next one overwrites it.
+        try? cpu.walk(address, Intent(mode: UInt8(APUS_TLB_SUPERVISOR_AC))).physical
+    }
+}

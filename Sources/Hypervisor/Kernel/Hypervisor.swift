@@ -1,0 +1,142 @@
+// The hypervisor process around one domain: handshake, control socket, signals, and the report of how it ended.
+// Source: docs/ARCHITECTURE.md, "Processes".
+// Modelled: descriptor 3 takes status lines, descriptor 4 leads to the device model.
+// Quirks: "shutdown" and "reboot" need PV drivers in the guest, as with xl; without them they are refused.
+
+internal import Chips
+internal import DomainConfig
+internal import Foundation
+public import Host
+internal import Ioreq
+internal import Synchronization
+
+public final class Hypervisor {
+    private let directory: String
+    private let config: DomainConfig
+    private let deviceModel: MessageSocket
+    private let doorbell: HostEvent
+    private let ended: HostEvent
+    private let domain: Domain
+    private let reactor: Reactor
+    private let journal = Journal()
+    private var control: LineServer?
+    private var signals: Descriptor?
+    private let tscStart: (nanoseconds: UInt64, ticks: UInt64)
+
+    /// Makes the domain and hands its memory to the device model. Nothing of the guest runs yet.
+    public init(directory: String, deviceModel: MessageSocket) throws {
+        (self.directory, self.deviceModel) = (directory, deviceModel)
+        tscStart = Clock.sample()
+        let json = try HostFile.read(directory + "/config.json")
+        config = try JSONDecoder().decode(DomainConfig.self, from: Data(json))
+        let make = try unsafe EngineFactory.maker(
+            config.engine, override: ProcessInfo.processInfo.environment["APUS_ENGINE"])
+        reactor = try Reactor()
+        (doorbell, ended) = (try HostEvent(), try HostEvent())
+        let uuid = UUID(uuidString: config.uuid)?.uuid
+        let handle =
+            uuid.map { unsafe withUnsafeBytes(of: $0) { unsafe Array($0) } } ?? [UInt8](repeating: 0, count: 16)
+        let journal = journal
+        domain = try Domain(
+            config, doorbell: doorbell.descriptor, ended: ended, tsc: Clock.frequency(since: tscStart),
+            handle: handle, log: { journal.add($0) })
+        unsafe domain.makeVCPUs(make)
+        signals = try signalDescriptor([SIGTERM, SIGINT, SIGHUP])
+    }
+
+    private struct Hello: Codable {
+        var ramBytes: UInt64
+        var vcpus: Int
+    }
+
+    /// Waits for the device model, then runs the domain until it ends.
+    public func run(paused: Bool, ready: () throws -> Void) throws -> EndReason {
+        let memory = domain.memory
+        let hello = Hello(ramBytes: memory.ram.size, vcpus: config.vcpus)
+        let descriptors = [
+            memory.ram.memory.descriptor, memory.ram.codeMap.descriptor, domain.pages.memory.descriptor,
+            memory.video.descriptor, doorbell.descriptor,
+        ]
+        try deviceModel.send(Array(try JSONEncoder().encode(hello)), descriptors: descriptors.map(\.number))
+        guard try deviceModel.receive() != nil else {
+            throw SetupFailure("the device model ended before it was ready (see device-model.log)")
+        }
+        try watch()
+        try domain.start(paused: paused)
+        try ready()
+        reactor.run()
+        control?.close()
+        return domain.endReason ?? .crash
+    }
+
+    private func watch() throws {
+        reactor.watch(ended.descriptor.number) { [reactor] _ in reactor.stop() }
+        reactor.watch(deviceModel.descriptor.number) { [domain] _ in
+            domain.pages.isPeerGone = true
+            domain.log("the device model has ended")
+            domain.finish(.crash)
+        }
+        if let signals { reactor.watch(signals.number) { [domain] _ in domain.finish(.destroy) } }
+        control = try LineServer(path: directory + "/control.sock", reactor: reactor) { [unowned self] line, answer in
+            answer(self.answer(line))
+        }
+    }
+}
+
+/// The control protocol: one JSON object a line.
+extension Hypervisor {
+    private struct Request: Codable { var command: String }
+
+    private struct Reply: Codable {
+        struct Processor: Codable {
+            var cpuSeconds: Double
+            var state: String
+        }
+        var ok: Bool?
+        var error: String?
+        var state: String?
+        var cpuSeconds: Double?
+        var vcpus: [Processor]?
+        var memoryKiB: Int?
+        var instructions: UInt64?
+        var log: String?
+    }
+
+    private func answer(_ line: String) -> String {
+        let reply: Reply
+        if let request = try? JSONDecoder().decode(Request.self, from: Data(line.utf8)) {
+            reply = carryOut(request.command)
+        } else {
+            reply = Reply(error: "not a command: \(line.prefix(80))")
+        }
+        let json = (try? JSONEncoder().encode(reply)) ?? Data("{\"error\":\"no answer\"}".utf8)
+        return String(decoding: json, as: UTF8.self)
+    }
+
+    private func carryOut(_ command: String) -> Reply {
+        switch command {
+        case "pause": domain.pause()
+        case "unpause": domain.unpause()
+        case "destroy": domain.finish(.destroy)
+        case "status": return status
+        case "log": return Reply(ok: true, log: journal.text)
+        case "shutdown", "reboot":
+            return Reply(
+                error: "PV control interface not available: external graceful \(command) not possible")
+        default: return Reply(error: "unknown command \(command)")
+        }
+        return Reply(ok: true)
+    }
+
+    private var status: Reply {
+        let paused = domain.isPaused
+        let processors = domain.vcpus.map { vcpu in
+            Reply.Processor(
+                cpuSeconds: Double(vcpu.cpuNanoseconds) / 1e9, state: paused ? "p" : vcpu.isSleeping ? "b" : "r")
+        }
+        let state = paused ? "p" : processors.contains { $0.state == "r" } ? "r" : "b"
+        return Reply(
+            ok: true, state: state, cpuSeconds: processors.reduce(0) { $0 + $1.cpuSeconds }, vcpus: processors,
+            memoryKiB: config.memory << 10, instructions: domain.vcpus.reduce(0) { $0 &+ $1.instructions })
+    }
+}

@@ -1,0 +1,105 @@
+// A domain's memory: guest RAM, firmware, video memory, and the map that the engines see.
+// Source: docs/ARCHITECTURE.md, "Memory".
+// Modelled: layout changes while no vCPU runs. Quirks: the map is only replaced inside `Gate.exclusively`.
+
+internal import DomainConfig
+internal import Host
+internal import Ioreq
+internal import Processor
+internal import Synchronization
+
+@safe final class Memory: Sendable {
+    let ram: GuestRAM
+    let rom: SharedMemory
+    let video: SharedMemory
+    /// Xen's shared info page, once a guest asked for it.
+    let sharedInfo: SharedMemory
+    let map = PhysicalMap()
+    private let layout: Mutex<GuestMemoryLayout>
+
+    init(_ config: DomainConfig) throws {
+        let bytes = UInt64(config.memory) << 20
+        if let available = HostMemory.available, bytes > available {
+            throw SetupFailure(
+                "the domain wants \(config.memory) MiB of memory but only \(available >> 20) MiB are available")
+        }
+        let image = try Self.firmware(config.firmwareDirectory + "/bios-256k.bin")
+        ram = try GuestRAM.make(size: bytes)
+        video = try SharedMemory(named: "apus-video", size: config.display.videoMemory << 20)
+        sharedInfo = try SharedMemory(named: "apus-shared-info", size: 4096)
+        rom = try SharedMemory(named: "apus-bios", size: image.count)
+        unsafe rom.bytes.copyBytes(from: image)
+        layout = Mutex(
+            GuestMemoryLayout(
+                ramBytes: bytes, romBytes: UInt64(image.count), videoBytes: UInt64(config.display.videoMemory) << 20))
+        rebuild()
+    }
+
+    private static func firmware(_ path: String) throws -> [UInt8] {
+        let image = try HostFile.read(path)
+        guard image.count >= 0x2_0000, image.count <= 0x100_0000, image.count & 0xFFFF == 0 else {
+            throw SetupFailure("\(path) is no BIOS image: it has \(image.count) bytes")
+        }
+        return image
+    }
+
+    /// Changes the layout and shows it to the engines. Only while no vCPU runs.
+    func change(_ body: (inout GuestMemoryLayout) -> Void) {
+        layout.withLock { body(&$0) }
+        rebuild()
+    }
+
+    /// Whether a change would be one.
+    func differs(_ body: (inout GuestMemoryLayout) -> Void) -> Bool {
+        layout.withLock { present in
+            var next = present
+            body(&next)
+            return next != present
+        }
+    }
+
+    private func rebuild() {
+        let pieces = layout.withLock { $0.pieces }
+        map.replace(with: pieces.compactMap { region($0) })
+    }
+
+    private func region(_ piece: Piece) -> PhysicalRegion? {
+        let host: UnsafeMutableRawPointer?
+        var codeMap: UnsafeMutablePointer<UInt8>?
+        switch piece.backing {
+        case .ram(let offset):
+            unsafe host = ram.memory.bytes.baseAddress.map { unsafe $0 + Int(offset) }
+            unsafe codeMap = ram.codeMap.bytes.baseAddress.map {
+                unsafe $0.assumingMemoryBound(to: UInt8.self) + Int(offset >> 12)
+            }
+        case .rom(let offset): unsafe host = rom.bytes.baseAddress.map { unsafe $0 + Int(offset) }
+        case .video(let offset): unsafe host = video.bytes.baseAddress.map { unsafe $0 + Int(offset) }
+        case .sharedInfo: unsafe host = sharedInfo.bytes.baseAddress
+        }
+        guard let host = unsafe host else { return nil }
+        return unsafe PhysicalRegion(
+            start: piece.start, bytes: piece.bytes, host: host, isWritable: piece.isWritable, codeMap: codeMap)
+    }
+
+    /// A write to 0xC0000-0xFFFFF that the map does not take: RAM behind ROM if PAM lets writes through.
+    func writeShadowed(_ address: UInt64, size: Int, value: UInt64) {
+        let segment = layout.withLock { $0.segments[GuestMemoryLayout.segment(of: address)] }
+        guard segment.writesRAM else { return }
+        write(address, Array((0..<size).map { UInt8(truncatingIfNeeded: value >> UInt64($0 * 8)) }))
+    }
+
+    /// Writes guest RAM; false if it is not RAM.
+    @discardableResult func write(_ address: UInt64, _ bytes: [UInt8]) -> Bool {
+        guard let target = unsafe ram.pointer(to: address, bytes: bytes.count) else { return false }
+        for (index, byte) in bytes.enumerated() {
+            unsafe target.storeBytes(of: byte, toByteOffset: index, as: UInt8.self)
+        }
+        return true
+    }
+
+    /// Reads guest RAM; nil if it is not RAM.
+    func read(_ address: UInt64, bytes count: Int) -> [UInt8]? {
+        guard let source = unsafe ram.pointer(to: address, bytes: count) else { return nil }
+        return (0..<count).map { unsafe source.load(fromByteOffset: $0, as: UInt8.self) }
+    }
+}

@@ -1,0 +1,145 @@
+// One virtual CPU: a thread that runs its engine, answers its exits and gives it interrupts.
+// Source: Intel SDM volume 3 §9.1 (INIT), §11.4.7 (wait-for-SIPI).
+// Modelled: halt, INIT, start-up, NMI, external interrupts. Not modelled: SMI, hot-plug.
+// Order of work: commands of the device model, its lines, signals, interrupts; then guest code.
+
+internal import Host
+internal import Ioreq
+internal import Processor
+internal import Synchronization
+
+@safe final class VCPU: @unchecked Sendable {
+    // Invariant: `engine` and what follows it belong to the vCPU's thread once `start` was called;
+    // `errands`, `retired` and `sleeps` are the only words that others touch.
+    let index: Int
+    private unowned let domain: Domain
+    private let bus: VCPUBus
+    private let engine: any VCPUEngine
+    private var isHalted = false
+    private var waitsForStartup: Bool
+    private let errands = Mutex<[Errand]>([])
+    private let hasErrands = Atomic<Bool>(false)
+    private let retired = Atomic<UInt64>(0)
+    private let sleeps = Atomic<Bool>(false)
+    private let thread = Mutex<HostThread?>(nil)
+
+    /// Something that other threads want done to the engine, which only its own thread may touch.
+    enum Errand {
+        case memoryMapChanged
+        case codeChanged(at: UInt64, bytes: UInt64)
+    }
+
+    init(_ index: Int, _ domain: Domain, _ make: EngineMaker) {
+        (self.index, self.domain) = (index, domain)
+        bus = VCPUBus(index, domain)
+        unsafe engine = make(index, domain.memory.map, bus, domain.pages.attention(index))
+        waitsForStartup = index != 0
+        engine.reset(powerOn: true, isBootProcessor: index == 0)
+    }
+
+    func start() throws(HostFailure) {
+        let thread = try HostThread("vcpu\(index)") { [self] in loop() }
+        self.thread.withLock { $0 = thread }
+    }
+
+    /// Instructions retired, as of the last exit.
+    var instructions: UInt64 { retired.load(ordering: .relaxed) }
+    var isSleeping: Bool { sleeps.load(ordering: .relaxed) }
+    var cpuNanoseconds: UInt64 { thread.withLock { $0?.cpuNanoseconds ?? 0 } }
+
+    /// Has the engine told before it runs on.
+    func send(_ errand: Errand) {
+        errands.withLock { $0.append(errand) }
+        hasErrands.store(true, ordering: .releasing)
+    }
+
+    private func loop() {
+        let pages = domain.pages
+        while !domain.isEnding {
+            _ = pages.takeAttention(index)
+            domain.carryOutCommands()
+            if index == 0 { domain.chipset.takeLines(vcpu: 0) }
+            let work = domain.chipset.work(vcpu: index)
+            handle(work.signals)
+            if waitsForStartup || isHalted && !(work.hasInterrupt && engine.canTakeInterrupt) {
+                sleep()
+                continue
+            }
+            domain.gate.enter()
+            runErrands()
+            deliver(work.hasInterrupt)
+            let exit = engine.run()
+            domain.gate.leave()
+            if let count = engine.instructions { retired.store(count, ordering: .relaxed) }
+            handle(exit)
+        }
+    }
+
+    /// Until somebody kicks: the timer thread, the device model, another vCPU.
+    private func sleep() {
+        sleeps.store(true, ordering: .relaxed)
+        domain.pages.sleep(index, nanoseconds: nil)
+        sleeps.store(false, ordering: .relaxed)
+    }
+
+    private func runErrands() {
+        guard hasErrands.exchange(false, ordering: .acquiring) else { return }
+        let list = errands.withLock { errands in
+            defer { errands = [] }
+            return errands
+        }
+        for errand in list {
+            switch errand {
+            case .memoryMapChanged: engine.memoryMapChanged()
+            case .codeChanged(let address, let bytes): engine.codeChanged(at: address, bytes: bytes)
+            }
+        }
+    }
+
+    private func handle(_ signals: Fabric.Signals) {
+        if signals.isEmpty { return }
+        if signals.initialise {
+            engine.reset(powerOn: false, isBootProcessor: index == 0)
+            (isHalted, waitsForStartup) = (false, index != 0)
+        }
+        if let vector = signals.startup, waitsForStartup {
+            engine.startup(vector: vector)
+            waitsForStartup = false
+        }
+        if signals.nonMaskable, !waitsForStartup {
+            engine.injectNMI()
+            isHalted = false
+        }
+    }
+
+    private func deliver(_ hasInterrupt: Bool) {
+        guard hasInterrupt else {
+            if engine.wantsInterruptWindow { engine.wantsInterruptWindow = false }
+            return
+        }
+        guard engine.canTakeInterrupt else {
+            engine.wantsInterruptWindow = true
+            return
+        }
+        let (vector, more) = domain.chipset.acknowledge(vcpu: index)
+        if let vector {
+            engine.inject(vector: vector)
+            isHalted = false
+        }
+        engine.wantsInterruptWindow = more
+    }
+
+    private func handle(_ exit: EngineExit) {
+        switch exit {
+        case .attention, .interruptWindow: return
+        case .halt: isHalted = true
+        case .hypercall: Hypercall(domain: domain, engine: engine, vcpu: index).run()
+        case .shutdown:
+            domain.log("vCPU \(index): triple fault")
+            domain.finish(.reboot)
+        case .failed(let reason):
+            domain.log("vCPU \(index): \(reason)")
+            domain.finish(.crash)
+        }
+    }
+}
