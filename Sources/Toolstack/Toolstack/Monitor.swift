@@ -99,7 +99,7 @@ public final class Monitor {
             if failed { explainFailure(toCreator: !answered) }
             answered = true
             logEnd()
-            let next = failed ? .destroy : action()
+            let next = failed ? .destroy : slowed(action(), since: started)
             guard try follow(next) else { return failed ? 3 : 0 }
             pause(since: started)
         }
@@ -260,7 +260,21 @@ public final class Monitor {
         _ = try program.startMonitor(made.directory, name: oldName, lock: made.lock, report: null, paused: false)
     }
 
-    /// A domain that ends as soon as it starts must not keep the host busy.
+    /// A domain that crashes as soon as it starts is not started again and again (as in xend: 20 seconds).
+    private func slowed(_ action: DomainConfig.EventAction, since started: UInt64) -> DomainConfig.EventAction {
+        guard monotonicNanoseconds() - started < 20_000_000_000 else { return action }
+        let calmer: DomainConfig.EventAction
+        switch action {
+        case .renameRestart: calmer = .preserve
+        case .restart where reason == "crash": calmer = .destroy
+        case .coredumpRestart where reason == "crash": calmer = .destroy
+        default: return action
+        }
+        Self.log("it lived less than 20 seconds: \(calmer.rawValue) instead of \(action.rawValue)")
+        return calmer
+    }
+
+    /// A domain that reboots as soon as it starts must not keep the host busy.
     private func pause(since started: UInt64) {
         let lived = monotonicNanoseconds() - started
         guard lived < 1_000_000_000 else { return }
