@@ -81,6 +81,25 @@ import Testing
         #expect(guest.stack64(3) == Place.userStack)
     }
 
+    @Test func baseOfANullSegmentSurvivesTheReturnToUserCode() {
+        let guest = SystemGuest()
+        guest.long()
+        guest.cpu.segment(4).pointee = apus_segment(base: 0x9000, limit: 0, selector: 0, access: 0)
+        guest.put(UInt32(0xCAFE), 0x9008)
+        // pause; mov eax, fs:[8]; int 0x81
+        guest.put(bytes: [0xF3, 0x90, 0x64, 0x8B, 0x04, 0x25, 8, 0, 0, 0, 0xCD, 0x81], Place.other)
+        for (index, value) in [
+            Place.other, UInt64(Selector.userCode64), 0x202, Place.userStack, UInt64(Selector.userData64),
+        ].enumerated() {
+            guest.put(value, Place.kernelStack - 40 + UInt64(index) * 8)
+        }
+        guest.cpu.pointee.gpr.4 = Place.kernelStack - 40
+        // iretq
+        guest.run([0x48, 0xCF])
+        #expect(guest.vector == 0x81)
+        #expect(guest.cpu.pointee.gpr.0 == 0xCAFE)
+    }
+
     @Test func syscallAndSysretAreInverse() {
         let guest = SystemGuest()
         guest.long(user: true)

@@ -40,7 +40,8 @@ struct CPUIDProfile: Sendable {
         // FSGSBASE, SMEP, ERMS, SMAP and UMIP are the engine's own; RDSEED and SHA run on the host.
         leaf7.ebx = leaf7.ebx & (1 << 18 | 1 << 29) | 1 << 0 | 1 << 7 | 1 << 9 | 1 << 20
         leaf7.ecx = 1 << 2
-        (leaf7.eax, leaf7.edx) = (0, 0)
+        // IBRS, STIBP, SSBD and ARCH_CAPABILITIES, so that systems need no work-arounds (see MSR.swift).
+        (leaf7.eax, leaf7.edx) = (0, isAMD ? 0 : 1 << 26 | 1 << 27 | 1 << 29 | 1 << 31)
         features = leaf7
         let top = apus_host_cpuid(0x8000_0000, 0).eax
         var extra = apus_host_cpuid(0x8000_0001, 0)

@@ -8,6 +8,12 @@ internal import CProcessor
 /// Host TSC value that is the guest's zero: one for the whole process, so that all vCPUs agree.
 private let timeStampOrigin = apus_host_tsc()
 
+/// IA32_ARCH_CAPABILITIES: every guest access is checked by software, so none of the leaks through faulting
+/// loads, stale buffers or branch history exist between a guest's kernel and its programs (SDM vol. 4, MSR 10AH).
+/// RDCL_NO, IBRS_ALL, SKIP_L1DFL, SSB_NO, MDS_NO, PSCHANGE_MC_NO, TAA_NO, SBDR, FBSDP, PSDP, BHI, PBRSB, GDS, RFDS.
+private let speculationImmunity: UInt64 =
+    0x17B | 1 << 13 | 1 << 14 | 1 << 15 | 1 << 20 | 1 << 24 | 1 << 26 | 1 << 27
+
 extension UnsafeMutablePointer where Pointee == apus_vcpu {
     /// The guest's time stamp counter.
     @inline(__always) var timeStampCounter: UInt64 { apus_host_tsc() &+ pointee.tsc_offset }
@@ -22,6 +28,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
         pointee.apic_base = 0xFEE0_0800
         pointee.misc_enable = 1 | 1 << 11 | 1 << 12
         pointee.xss = 0
+        pointee.spec_ctrl = 0
         pointee.mtrr_def_type = 0
         pointee.mtrr_fixed = (0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
         pointee.mtrr_variable = (0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
@@ -35,6 +42,8 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
         case 0x175: return pointee.sysenter_esp
         case 0x176: return pointee.sysenter_eip
         case 0x1A0: return pointee.misc_enable
+        case 0x48: return pointee.spec_ctrl
+        case 0x10A: return speculationImmunity
         case 0xC000_0080: return pointee.efer
         case 0xC000_0081: return pointee.star
         case 0xC000_0082: return pointee.lstar
@@ -91,6 +100,10 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
         case 0x175 where isCanonical(value): pointee.sysenter_esp = value
         case 0x176 where isCanonical(value): pointee.sysenter_eip = value
         case 0x1A0: pointee.misc_enable = value
+        case 0x48 where value & ~7 == 0: pointee.spec_ctrl = value
+        case 0x48, 0x10A: return false
+        // Prediction barriers: there is no guest-visible prediction.
+        case 0x49: return value & ~1 == 0
         case 0xC000_0080: return writeEFER(value)
         case 0xC000_0081: pointee.star = value
         case 0xC000_0082 where isCanonical(value): pointee.lstar = value

@@ -168,6 +168,8 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
     func dropPrivilegedSegments() {
         for index in [Seg.es, Seg.ds, Seg.fs, Seg.gs] {
             let access = segment(index).pointee.access
+            // A null segment stays: in long mode FS and GS keep the base that an MSR gave them.
+            guard access & Access.present != 0 else { continue }
             let conforming = access & (Access.code | Access.conforming) == Access.code | Access.conforming
             if !conforming, UInt8((access >> 5) & 3) < pointee.cpl { segment(index).pointee = apus_segment() }
         }

@@ -265,6 +265,8 @@ func serviceHandler(_ insn: UnsafeMutablePointer<apus_insn>) -> apus_handler? {
                 return Status.next
             }
         }
+    // PAUSE; 90 without F3 is no system instruction.
+    case 0x90 where isRepeated: return { _, _ in Status.next }
     case 0x108, 0x109:
         return { cpu, _ in
             attempt { () throws(Fault) in

@@ -141,7 +141,7 @@ struct apus_vcpu {
     apus_table gdtr, idtr;
     uint64_t star, lstar, cstar, sfmask, kernel_gs_base;
     uint64_t sysenter_cs, sysenter_esp, sysenter_eip;
-    uint64_t tsc_offset, tsc_aux, pat, apic_base, misc_enable, xss;
+    uint64_t tsc_offset, tsc_aux, pat, apic_base, misc_enable, xss, spec_ctrl;
     uint64_t mtrr_def_type, mtrr_fixed[11], mtrr_variable[16];
     uint64_t smi_count;
 
