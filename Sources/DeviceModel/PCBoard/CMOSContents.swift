@@ -10,8 +10,9 @@ struct CMOSContents {
     var vcpus: Int
     /// Letters of xl.cfg's `boot`.
     var boot: String
-    var floppies: Int
-    /// Units (channel * 2 + unit) that hold an ATA disk.
+    /// Types of drives A and B: 0 for none, 4 for 1.44 MB.
+    var floppies: [UInt8]
+    /// IDE positions (channel * 2 + unit) of disks that BIOS reaches by translation only.
     var disks: Set<Int> = []
 
     var bytes: [UInt8: UInt8] {
@@ -19,10 +20,11 @@ struct CMOSContents {
         func put(_ address: UInt8, _ value: UInt64, count: UInt8 = 1) {
             for index in 0..<count { bytes[address + index] = UInt8(truncatingIfNeeded: value >> UInt64(index * 8)) }
         }
-        // 4 is a 1.44 MB drive, first drive in the high half.
-        put(0x10, floppies == 0 ? 0 : floppies == 1 ? 0x40 : 0x44)
-        // Floppies, 80-column VGA decides itself, coprocessor, mouse.
-        put(0x14, 0x06 | (floppies > 0 ? 0x01 | UInt64(floppies - 1) << 6 : 0))
+        // The first drive's type is in the high half.
+        put(0x10, floppies.prefix(2).reduce(0) { $0 << 4 | UInt64($1 & 0xF) })
+        // Coprocessor, mouse, and how many floppy drives; the video adapter tells for itself.
+        let drives = UInt64(floppies.count { $0 != 0 })
+        put(0x14, 0x06 | (drives > 0 ? 0x01 | (drives - 1) << 6 : 0))
         put(0x15, 640, count: 2)
         let extended = min((lowRAM >> 10) &- 1024, 0xFFFF)
         put(0x17, extended, count: 2)

@@ -11,8 +11,8 @@ public import Storage
 public struct Drives {
     /// By channel * 2 + unit.
     public var ide: [IDEChannel.Fitting] = [.nothing, .nothing, .nothing, .nothing]
-    /// By drive number.
-    public var floppies: [any BlockStore] = []
+    /// A and B.
+    public var floppies: [FDC82077.Fitting] = [.nothing, .nothing]
     /// Images to be drained before the process ends.
     public private(set) var images: [DiskImage] = []
 
@@ -28,13 +28,21 @@ public struct Drives {
                     throw SetupFailure("\(disk.vdev) takes a place on the IDE cables that another disk has")
                 }
                 ide[position] = try fitting(disk, reactor)
-            case .floppy:
-                if let image = try image(disk.target, .floppy, readOnly: !disk.readWrite, reactor) {
-                    floppies.append(image)
-                }
+            case .floppy(let drive):
+                let readOnly = !disk.readWrite
+                floppies[drive] = .drive(try image(disk.target, .floppy, readOnly: readOnly, reactor))
             case nil: throw SetupFailure("\(disk.vdev) is no virtual device of an HVM domain")
             }
         }
+    }
+
+    /// Positions whose disks have more than the 504 MiB that BIOS geometry reaches untranslated.
+    var largeDisks: Set<Int> {
+        Set(
+            ide.indices.filter {
+                guard case .disk(let store) = ide[$0] else { return false }
+                return store.size > 1024 * 16 * 63 * 512
+            })
     }
 
     private mutating func fitting(_ disk: DomainConfig.Disk, _ reactor: Reactor) throws -> IDEChannel.Fitting {

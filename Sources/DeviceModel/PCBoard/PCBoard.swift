@@ -38,6 +38,8 @@ public final class PCBoard {
     public let keyboard: I8042
     /// nil with `vga = "none"`.
     public let vga: VGA?
+    public let floppies: FDC82077
+    private let dma: DMA8237
     /// Primary and secondary.
     public private(set) var channels: [IDEChannel] = []
     let lines: InterruptLines
@@ -63,8 +65,13 @@ public final class PCBoard {
         lines = InterruptLines(pages, memory)
         dispatch = Dispatch(board, pci, memory)
         router = InterruptRouter(isa: lines.isa)
-        rtc = RTC146818(
-            irq: lines.input(8), time: time + Int64(config.rtcOffset), contents: Self.cmos(config, ram).bytes)
+        dma = DMA8237(memory: memory)
+        let floppies = FDC82077(drives: (drives.floppies[0], drives.floppies[1]), dma: dma, line: lines.input(6))
+        self.floppies = floppies
+        let cmos = CMOSContents(
+            ram: ram.size, lowRAM: ram.lowSize, vcpus: config.vcpus, boot: config.boot,
+            floppies: (0...1).map { floppies.driveType($0).rawValue }, disks: drives.largeDisks)
+        rtc = RTC146818(irq: lines.input(8), time: time + Int64(config.rtcOffset), contents: cmos.bytes)
         uart = UART16550(irq: lines.input(4), transmit: outputs.serial)
         power = PIIX4Power(sci: lines.input(9)) { pages.send(.powerOff) }
         a20 = A20Gate(Wire { pages.send(.a20($0)) })
@@ -73,6 +80,8 @@ public final class PCBoard {
             keyboardIRQ: lines.input(1), mouseIRQ: lines.input(12), a20: a20.keyboardController,
             resetCPU: initialise)
         vga = config.display.adapter == .none ? nil : unsafe VGA(memory: video)
+        board.attach("dma", dma)
+        board.attach("fdc", floppies)
         board.attach("rtc", rtc)
         board.attach("com1", uart)
         board.attach("debug", DebugPorts(log: outputs.log))
@@ -131,13 +140,6 @@ public final class PCBoard {
 
 /// What firmware is told, from the domain's configuration.
 extension PCBoard {
-    private static func cmos(_ config: DomainConfig, _ ram: GuestRAM) -> CMOSContents {
-        let disks = config.disks.filter { !$0.cdrom }.compactMap { DrivePlace($0.vdev)?.idePosition }
-        return CMOSContents(
-            ram: ram.size, lowRAM: ram.lowSize, vcpus: config.vcpus, boot: config.boot,
-            floppies: config.disks.count { DrivePlace($0.vdev)?.isFloppy == true }, disks: Set(disks))
-    }
-
     private static func firmware(_ config: DomainConfig, _ ram: GuestRAM) -> FirmwareMachine {
         var machine = FirmwareMachine(
             ram: ram.size, lowRAM: ram.lowSize, vcpus: config.vcpus, uuid: uuidBytes(config.uuid),
