@@ -60,7 +60,7 @@ final class Chipset: @unchecked Sendable {
     /// Whether a port belongs to a chip here.
     static func owns(port: UInt16) -> Bool {
         switch port {
-        case 0x20, 0x21, 0xA0, 0xA1, 0x40...0x43, 0x61, 0x4D0, 0x4D1, 0xB008...0xB00B: return true
+        case 0x20, 0x21, 0xA0, 0xA1, 0x40...0x43, 0x61, 0x4D0, 0x4D1, 0x608...0x60B: return true
         default: return false
         }
     }
@@ -72,7 +72,7 @@ final class Chipset: @unchecked Sendable {
         case 0x4D0, 0x4D1: return (fabric.pic, 2, 0x4D0, false)
         case 0x40...0x43: return (fabric.pit, 0, 0x40, true)
         case 0x61: return (fabric.pit, 1, 0x61, true)
-        default: return (fabric.pmTimer, 0, 0xB008, false)
+        default: return (fabric.pmTimer, 0, 0x608, false)
         }
     }
 
