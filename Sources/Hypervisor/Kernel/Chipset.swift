@@ -57,10 +57,10 @@ final class Chipset: @unchecked Sendable {
 
     // MARK: accesses
 
-    /// Whether a port belongs to a chip here.
+    /// Whether a port belongs to a chip here, other than the PM timer.
     static func owns(port: UInt16) -> Bool {
         switch port {
-        case 0x20, 0x21, 0xA0, 0xA1, 0x40...0x43, 0x61, 0x4D0, 0x4D1, 0x608...0x60B: return true
+        case 0x20, 0x21, 0xA0, 0xA1, 0x40...0x43, 0x61, 0x4D0, 0x4D1: return true
         default: return false
         }
     }
@@ -71,8 +71,7 @@ final class Chipset: @unchecked Sendable {
         case 0xA0, 0xA1: return (fabric.pic, 1, 0xA0, false)
         case 0x4D0, 0x4D1: return (fabric.pic, 2, 0x4D0, false)
         case 0x40...0x43: return (fabric.pit, 0, 0x40, true)
-        case 0x61: return (fabric.pit, 1, 0x61, true)
-        default: return (fabric.pmTimer, 0, 0x608, false)
+        default: return (fabric.pit, 1, 0x61, true)
         }
     }
 
@@ -88,6 +87,12 @@ final class Chipset: @unchecked Sendable {
         let access = Access(region: region, offset: UInt64(port - base), width: width)
         let now = now
         with(vcpu, timers: timers) { _ in slot.write(value, access, at: now) }
+    }
+
+    /// PMTMR, wherever its port is now.
+    func readPMTimer(offset: UInt16, _ width: Width, vcpu: Int) -> UInt64 {
+        let now = now
+        return with(vcpu) { $0.pmTimer.read(Access(offset: UInt64(offset), width: width), at: now) }
     }
 
     /// Whether a page of memory belongs to the I/O APIC or the HPET.

@@ -28,6 +28,8 @@ final class Domain: @unchecked Sendable {
     let handle: [UInt8]
     /// The latch at port 0xCF8.
     let configAddress = Atomic<UInt32>(0)
+    /// PMBASE of the PIIX4's power management function, register 0x40 at 00:01.3; 0 while it is not set.
+    let pmBase = Atomic<UInt32>(0)
     private(set) var vcpus: [VCPU] = []
 
     private let commands = Mutex<Void>(())

@@ -40,6 +40,9 @@ final class VCPUBus: GuestBus {
         if Chipset.owns(port: port) {
             return UInt32(truncatingIfNeeded: chipset.readPort(port, width(size), vcpu: index))
         }
+        if let offset = pmTimerOffset(port) {
+            return UInt32(truncatingIfNeeded: chipset.readPMTimer(offset: offset, width(size), vcpu: index))
+        }
         switch port {
         case 0xCF8 where size == 4: return domain.configAddress.load(ordering: .relaxed)
         case 0xCFC...0xCFF:
@@ -60,10 +63,28 @@ final class VCPUBus: GuestBus {
         case 0xCF8 where size == 4: domain.configAddress.store(value, ordering: .relaxed)
         case 0xCFC...0xCFF:
             guard let address = configAddress(port) else { return }
+            notePMBase(address, size: size, value: value)
             _ = submit(Request(.pciConfig, address: address, size: size, isRead: false, data: UInt64(value)))
         default:
             _ = submit(Request(.port, address: UInt64(port), size: size, isRead: false, data: UInt64(value)))
         }
+    }
+
+    /// The PM timer lies at PMBASE + 8 (82371AB §7.2); the rest of that block is the device model's.
+    private func pmTimerOffset(_ port: UInt16) -> UInt16? {
+        let base = domain.pmBase.load(ordering: .relaxed)
+        guard base != 0 else { return nil }
+        let offset = port &- UInt16(truncatingIfNeeded: base) &- 8
+        return offset < 4 ? offset : nil
+    }
+
+    /// Follows writes to PMBASE (82371AB §7.1.13: bits 15:6).
+    private func notePMBase(_ address: UInt64, size: Int, value: UInt32) {
+        guard address >> 32 == 0x0B, address & 0xFC == 0x40 else { return }
+        let shift = UInt32(address & 3) * 8
+        let mask = UInt32(truncatingIfNeeded: width(size).ones << UInt64(shift)) & 0xFFC0
+        let old = domain.pmBase.load(ordering: .relaxed)
+        domain.pmBase.store(old & ~mask | (value << shift) & mask, ordering: .relaxed)
     }
 
     /// SBDF << 32 | register, as Xen's IOREQ_TYPE_PCI_CONFIG has it; nil while the latch is not enabled.
