@@ -10,12 +10,12 @@ internal import Host
 extension Monitor {
     func onStatus(of member: Member) {
         if let sentence = member.error, phase == .starting { fail(member.program, sentence) }
-        if member.program == .hypervisor, let exit = member.exit {
-            reason = reason ?? exit
-            if phase != .ending { end() }
-        }
-        guard phase == .starting, members.count == 2, members.allSatisfy(\.isReady) else { return }
-        announce()
+        if phase == .starting, members.count == 2, members.allSatisfy(\.isReady) { announce() }
+        guard member.program == .hypervisor, let exit = member.exit else { return }
+        reason = reason ?? exit
+        // It ran, and ended before the device model's word was read.
+        if phase == .starting && member.isReady { announce() }
+        end()
     }
 
     func onEnd(of member: Member) {
@@ -25,6 +25,8 @@ extension Monitor {
         forget(member)
         let text = end.map(\.description) ?? "ended"
         if phase == .starting {
+            // A clean end is what a hang-up of the peer looks like: the peer may be ending right now.
+            if end == .exit(0) { _ = HostFile.waitReadable(members.map(\.process.ended.number), milliseconds: 200) }
             fail(member.program, "it \(text) before it was set up")
         } else if phase == .running {
             if member.program == .deviceModel || member.exit == nil {
@@ -38,7 +40,13 @@ extension Monitor {
         }
     }
 
+    /// Notes why the domain cannot start. A crash of the other process comes first: it is the cause.
     func fail(_ program: Member.Program, _ sentence: String) {
+        for member in members where failure == nil && !member.isKilled && member.program != program {
+            guard let end = member.process.reap() else { continue }
+            while !HostFile.waitReadable([member.status.number], milliseconds: 0).isEmpty, member.readStatus() {}
+            failure = (member.program, member.error ?? "it \(end) before it was set up")
+        }
         failure = failure ?? (program, sentence)
         end()
         for member in members where member.program != program { member.kill() }

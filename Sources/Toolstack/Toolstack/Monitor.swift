@@ -225,6 +225,7 @@ public final class Monitor {
         record.state = .shutdown
         record.reason = reason
         updateRecord()
+        tell(pendingReport ?? StatusLine(ready: true))
         Self.log("domain \(record.domid) is kept until it is destroyed")
         while !destroyed { reactor.turn() }
         remove()

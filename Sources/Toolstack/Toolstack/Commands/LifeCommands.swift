@@ -10,6 +10,17 @@ extension Session {
     func control(_ record: DomainRecord) -> String { run.directory(of: record.domid).control }
     func deviceModel(_ record: DomainRecord) -> String { run.directory(of: record.domid).deviceModel }
 
+    /// Restarts the guest: through its PV drivers if it has some, else by the board's reset line.
+    func reset(_ record: DomainRecord) throws(ToolstackError) {
+        if (try? Control.ask(control(record), ControlRequest("reboot"))) != nil { return }
+        do throws(ToolstackError) {
+            _ = try Control.ask(deviceModel(record), ControlRequest("reset"))
+        } catch {
+            // The domain may be gone before a process has answered.
+            if isAlive(record) { throw error }
+        }
+    }
+
     /// Whether the domain is still there, a moment from now.
     func isAlive(_ record: DomainRecord) -> Bool {
         for _ in 0..<20 {
@@ -95,12 +106,7 @@ extension Command {
             let records = try session.targets(options)
             for record in records {
                 session.complain("Rebooting domain \(record.domid)")
-                do throws(ToolstackError) {
-                    _ = try Control.ask(session.control(record), ControlRequest("reboot"))
-                } catch {
-                    // The hypervisor may be gone before it has answered.
-                    if session.isAlive(record) { throw error }
-                }
+                try session.reset(record)
             }
             if options.has("wait") { for record in records { session.waitForEnd(record) } }
             return 0
@@ -150,7 +156,7 @@ extension Command {
             let record = try session.running(options.operands[0])
             switch options.operands[1] {
             case "power": _ = try Control.ask(session.deviceModel(record), ControlRequest("powerButton"))
-            case "reset": _ = try Control.ask(session.control(record), ControlRequest("reboot"))
+            case "reset": try session.reset(record)
             case "nmi", "init", "sleep", "s3resume":
                 throw ToolstackError("trigger \(options.operands[1]) is not supported yet: power and reset are")
             default: throw ToolstackError("there is no trigger `\(options.operands[1])': power and reset are known")
