@@ -65,18 +65,11 @@ extension IDEChannel {
             }
         }
 
-        /// Device 0 answers for device 1 with its registers, and a status of 0; an empty cable reads as 0.
+        /// Device 0 answers for an absent device 1 with a status of 0. The other registers read as 0 too: ATA-6 §9.16
+        /// would show device 0's, and some guests then take a lone CD drive's signature for a second one.
         private func absent(_ offset: UInt64) -> UInt8 {
             let other = drives[selected ^ 1]
-            guard other.kind != .none, offset != 7 else { return 0 }
-            switch offset {
-            case 1: return other.error
-            case 2: return UInt8(truncatingIfNeeded: other.count)
-            case 3: return UInt8(truncatingIfNeeded: other.low)
-            case 4: return UInt8(truncatingIfNeeded: other.mid)
-            case 5: return UInt8(truncatingIfNeeded: other.high)
-            default: return other.device & 0x4F | 0xA0 | UInt8(selected << 4)
-            }
+            return other.kind != .none && offset == 6 ? other.device & 0x4F | 0xA0 | UInt8(selected << 4) : 0
         }
 
         /// Both drives take what is written to the task file (§6.2).

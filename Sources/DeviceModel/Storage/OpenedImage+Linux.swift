@@ -35,6 +35,8 @@ struct OpenedImage {
         if flock(number, (readOnly ? LOCK_SH : LOCK_EX) | LOCK_NB) != 0, errno == EWOULDBLOCK {
             throw ImageFailure(path, .inUse)
         }
+        // Guests read in pieces of 2 to 64 KiB; a wider read-ahead saves waits. What it cannot do, it ignores.
+        if readOnly { _ = posix_fadvise(number, 0, 0, POSIX_FADV_SEQUENTIAL) }
     }
 
     func check(for use: DiskImage.Use) throws(ImageFailure) {
