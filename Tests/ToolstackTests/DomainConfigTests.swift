@@ -160,3 +160,19 @@ let fixtures = URL(fileURLWithPath: #filePath).deletingLastPathComponent().delet
         #expect(read("type='hvm'\nname='a'\nlocaltime=1\nrtc_timeoffset=-60").config?.rtcOffset == 7140)
     }
 }
+
+@Suite("examples") struct ExampleTests {
+    @Test("every example is a config without errors and without unknown keys")
+    func examples() throws {
+        let folder = fixtures.deletingLastPathComponent().deletingLastPathComponent().appendingPathComponent("examples")
+        let names = try FileManager.default.contentsOfDirectory(atPath: folder.path).filter { $0.hasSuffix(".cfg") }
+        #expect(names.count >= 4)
+        for name in names {
+            let data = try Data(contentsOf: folder.appendingPathComponent(name))
+            let reading = DomainConfig.read(ConfigFile(data, source: name))
+            #expect(reading.errors.isEmpty)
+            let others = reading.warnings.filter { !$0.message.hasPrefix("`vif'") }
+            #expect(others.isEmpty, "\(others)")
+        }
+    }
+}
