@@ -13,13 +13,14 @@ struct VectorOperands {
 
     init(form: VectorForm, regOffset: Int, rmOffset: Int, bytes: UInt8) {
         let isMMX = form.reg == .mmx || form.rm == .mmx
-        rawValue = UInt64(truncatingIfNeeded: regOffset) | UInt64(truncatingIfNeeded: rmOffset) << 16
+        // Registers lie at multiples of eight bytes, beyond what sixteen bits count in bytes.
+        rawValue = UInt64(truncatingIfNeeded: regOffset >> 3) | UInt64(truncatingIfNeeded: rmOffset >> 3) << 16
         rawValue |= UInt64(bytes) << 32 | UInt64(form.traits.rawValue) << 40
         rawValue |= (isMMX ? 1 : 0) << 56 | UInt64(form.reg.rawValue) << 58
     }
 
-    @inline(__always) var regOffset: Int { Int(truncatingIfNeeded: rawValue & 0xFFFF) }
-    @inline(__always) var rmOffset: Int { Int(truncatingIfNeeded: (rawValue >> 16) & 0xFFFF) }
+    @inline(__always) var regOffset: Int { Int(truncatingIfNeeded: (rawValue & 0xFFFF) << 3) }
+    @inline(__always) var rmOffset: Int { Int(truncatingIfNeeded: ((rawValue >> 16) & 0xFFFF) << 3) }
     @inline(__always) var bytes: Int { Int(truncatingIfNeeded: (rawValue >> 32) & 0xFF) }
     @inline(__always) func has(_ trait: VectorForm.Traits) -> Bool { rawValue & UInt64(trait.rawValue) << 40 != 0 }
     @inline(__always) var isMMX: Bool { rawValue & 1 << 56 != 0 }
