@@ -1,3 +1,4 @@
+import DeviceContract
 import Machine
 import Testing
 
@@ -154,6 +155,32 @@ import Testing
         _ = ask(rig, [0x00])
         #expect(sense(rig) == [6, 0x28, 0])
         #expect(rig.channel.medium(0) != nil)
+    }
+
+    @Test("Random packets, limits, transfers and medium changes are survived") func hostileGuest() {
+        var random = SplitMix(seed: 11)
+        let small = MemoryStore(numberedSectors: 90, isReadOnly: true)
+        let rig = IDERig(.cdrom(small), memory: 65_536)
+        let known: [UInt8] = [
+            0x00, 0x03, 0x12, 0x1A, 0x1B, 0x1E, 0x25, 0x28, 0xA8, 0x2B, 0x42, 0x43, 0x46, 0x4A, 0x51, 0x52, 0x5A, 0xAD,
+            0xBB, 0xBD, 0xBE,
+        ]
+        for round in 0..<6_000 {
+            small.isCached = round % 2 == 0
+            var packet = (0..<12).map { _ in round % 3 == 0 ? UInt8.random(in: 0 ... .max, using: &random) : 0 }
+            packet[0] = known.randomElement(using: &random) ?? 0
+            packet[.random(in: 1..<12, using: &random)] = .random(in: 0 ... .max, using: &random)
+            rig.packet(packet, limit: .random(in: 0 ... .max, using: &random), dma: Bool.random(using: &random))
+            rig.memory.putTable(
+                [(.random(in: 0...70_000, using: &random), .random(in: 0 ... .max, using: &random))], at: 0)
+            if Bool.random(using: &random) { rig.startBusMaster(table: 0, toMemory: true) }
+            if round % 5 != 0 { small.drain() }
+            _ = rig.read(.random(in: 0...5000, using: &random))
+            if round % 50 == 0 { _ = rig.channel.changeMedium(0, to: round % 100 == 0 ? nil : small) }
+        }
+        rig.control(4)
+        rig.control(0)
+        #expect(rig.alternateStatus == 0)
     }
 
     @Test("A host error is a medium error") func mediumError() {

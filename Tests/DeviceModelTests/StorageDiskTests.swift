@@ -25,7 +25,7 @@ import Testing
         ]
         let small = MemoryStore(numberedSectors: 200)
         let rig = IDERig(.disk(small), .cdrom(MemoryStore(numberedSectors: 400)), memory: 65_536)
-        for round in 0..<60_000 {
+        for round in 0..<25_000 {
             small.isCached = round % 3 == 0
             let value = UInt8.random(in: 0 ... .max, using: &random)
             switch Int.random(in: 0..<12, using: &random) {

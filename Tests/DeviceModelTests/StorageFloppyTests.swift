@@ -169,6 +169,27 @@ private final class FloppyRig {
         #expect(rig.result().count == 10)
     }
 
+    @Test("Random commands with random DMA set-ups are survived, and stay on the disk") func hostileGuest() {
+        var random = SplitMix(seed: 5)
+        let rig = FloppyRig()
+        let known: [UInt8] = [0xE6, 0x46, 0xC5, 0x45, 0x4D, 0x42, 0xF6, 0x4A, 0x07, 0x0F, 0x8F, 0xCF, 0x08, 0x04, 0x03]
+        for round in 0..<5_000 {
+            let code = known.randomElement(using: &random) ?? 0
+            let arguments = (0..<8).map { _ in UInt8.random(in: 0...(round % 2 == 0 ? 18 : .max), using: &random) }
+            if code == 0x03, round % 4 != 0 { continue }
+            let modes: [UInt8] = [0x46, 0x4A, 0x66, 0x56, 0x42, 0xC6]
+            rig.setUpDMA(
+                mode: modes.randomElement(using: &random) ?? 0, address: .random(in: 0 ... .max, using: &random),
+                bytes: .random(in: 1...20_000, using: &random))
+            rig.send([code] + arguments)
+            if Bool.random(using: &random) { rig.store.drain() }
+            _ = rig.result()
+            if round % 20 == 0 { rig.out(0x18, 2) }
+            if round % 20 == 1 { rig.out(0x1C, 2) }
+        }
+        #expect(rig.store.bytes.count == 2880 * 512)
+    }
+
     @Test("Image sizes tell the format") func formats() {
         #expect(FloppyFormat(imageSize: 1_474_560)?.drive == .m1_44)
         #expect(FloppyFormat(imageSize: 737_280)?.sectors == 9)
