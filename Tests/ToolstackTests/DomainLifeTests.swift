@@ -87,6 +87,17 @@ import Testing
         #expect(bench.domains == ["2"])
     }
 
+    @Test("the process that failed is named, not the one that noticed first")
+    func blame() throws {
+        let bench = try Workbench()
+        try bench.misbehave("hypervisor", "blame")
+        try bench.misbehave("device-model", "late")
+        let result = try bench.xl("create", "-q", "\(bench.path)/a.cfg")
+        #expect(result.code == 3)
+        #expect(result.errors.hasPrefix("xl create: device-model: the port is taken\n"))
+        #expect(bench.eventually { bench.domains.isEmpty && bench.processes().isEmpty })
+    }
+
     @Test("a missing program is said to be missing")
     func missing() throws {
         let bench = try Workbench()

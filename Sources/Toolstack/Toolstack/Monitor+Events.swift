@@ -40,12 +40,15 @@ extension Monitor {
         }
     }
 
-    /// Notes why the domain cannot start. A crash of the other process comes first: it is the cause.
+    /// Notes why the domain cannot start. If the sentence is that the peer has ended, or the peer has crashed, the
+    /// peer is the cause. (Both programs say "the device model ended ..." or "the hypervisor ended ..." then.)
     func fail(_ program: Member.Program, _ sentence: String) {
-        for member in members where failure == nil && !member.isKilled && member.program != program {
-            guard let end = member.process.reap() else { continue }
-            while !HostFile.waitReadable([member.status.number], milliseconds: 0).isEmpty, member.readStatus() {}
-            failure = (member.program, member.error ?? "it \(end) before it was set up")
+        let blamesPeer = sentence.hasPrefix("the device model ended") || sentence.hasPrefix("the hypervisor ended")
+        for peer in members where failure == nil && !peer.isKilled && peer.program != program {
+            if blamesPeer { _ = HostFile.waitReadable([peer.process.ended.number], milliseconds: 1000) }
+            guard let end = peer.process.reap() else { continue }
+            while !HostFile.waitReadable([peer.status.number], milliseconds: 0).isEmpty, peer.readStatus() {}
+            failure = (peer.program, peer.error ?? "it \(end) before it was set up")
         }
         failure = failure ?? (program, sentence)
         end()

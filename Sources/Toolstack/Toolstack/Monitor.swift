@@ -171,7 +171,9 @@ public final class Monitor {
         let sentence = "\(failure.program.rawValue): \(failure.sentence)"
         Self.log("domain \(record.domid) was not started: \(sentence)")
         let tail = HostFile.tail(directory.log(of: failure.program.rawValue), limit: 4096)
-        let lines = String(decoding: tail, as: UTF8.self).split(separator: "\n").suffix(8).map(String.init)
+        let all = String(decoding: tail, as: UTF8.self).split(separator: "\n").map(String.init)
+        // Its last line often is the error again.
+        let lines = Array(all.filter { $0 != sentence }.suffix(8))
         if toCreator { pendingReport = StatusLine(error: sentence, log: lines) }
     }
     /// Told once nothing of the domain is left.

@@ -1,6 +1,7 @@
 #!/usr/bin/perl
 # Stands in for hypervisor and device-model in tests of the toolstack: it speaks their protocols and does nothing.
-# It is called by either name; `mode-NAME` beside it says what goes wrong: fail, die, hang, exit REASON.
+# It is called by either name; `mode-NAME` beside it says what goes wrong: fail, die, hang, exit REASON,
+# late (fails after its peer has noticed), blame (says that its peer has failed).
 use strict;
 use warnings;
 use Fcntl;
@@ -30,6 +31,18 @@ if ($mode eq 'die') { print STDERR "dying early\n"; kill 'SEGV', $$; sleep 10 }
 if ($mode eq 'fail') {
     print STDERR "the disk is made of cheese\n";
     print $status "{\"error\":\"the disk is made of cheese\"}\n";
+    exit 1;
+}
+if ($mode eq 'blame') {
+    sysread($peer, my $nothing, 1);
+    print $status "{\"error\":\"the device model ended before it was ready\"}\n";
+    exit 1;
+}
+if ($mode eq 'late') {
+    close $peer;
+    POSIX::close(4);
+    select(undef, undef, undef, 0.2);
+    print $status "{\"error\":\"the port is taken\"}\n";
     exit 1;
 }
 if ($mode eq 'hang') { sleep 1000 }
