@@ -1,36 +1,38 @@
 # Apus. `make` builds, `make demo` shows, `make test` proves.
-CONFIGURATION ?= release
-SWIFT_BUILD = swift build -c $(CONFIGURATION)
+SWIFT_BUILD = swift build -c release
 export SWIFT_BACKTRACE = enable=no
 
-.PHONY: all build test unit-test domain-test check format demo bench clean
+.PHONY: all build build-tests test unit-test domain-test check format demo bench clean
 
 all: build
 
+# The programs are always optimised: an unoptimised engine is of no use to anybody.
 build:
 	@scripts/install-packages build
 	$(SWIFT_BUILD) --product xl
 	$(SWIFT_BUILD) --product hypervisor
 	$(SWIFT_BUILD) --product device-model
+	$(SWIFT_BUILD) --product xenstored
+
+# Tests are built for debugging: quick to compile, and overflow or bounds mistakes trap in all of them.
+build-tests:
+	@scripts/install-packages build test
+	swift build --build-tests
 
 # Everything: units, contracts, scripts, and real guests.
-test:
-	@scripts/install-packages build demo test
+test: build build-tests
+	@scripts/install-packages demo
 	@scripts/guests installer linux
-	$(SWIFT_BUILD) --build-tests
-	swift test -c $(CONFIGURATION) --skip-build
+	swift test --skip-build
 
 # What needs no guest and takes seconds.
-unit-test:
-	@scripts/install-packages build
-	$(SWIFT_BUILD) --build-tests
-	swift test -c $(CONFIGURATION) --skip-build --skip DomainTests
+unit-test: build-tests
+	swift test --skip-build --skip DomainTests
 
-domain-test:
-	@scripts/install-packages build demo test
+domain-test: build build-tests
+	@scripts/install-packages demo
 	@scripts/guests installer linux
-	$(SWIFT_BUILD) --build-tests
-	swift test -c $(CONFIGURATION) --skip-build --filter DomainTests
+	swift test --skip-build --filter DomainTests
 
 check:
 	swift format lint --strict --recursive Sources Tests Package.swift

@@ -33,7 +33,7 @@ let package = Package(
         // Hypervisor.
         .target(name: "Registers", path: "Sources/Hypervisor/Registers", swiftSettings: strict),
         .target(
-            name: "Machine", dependencies: ["Registers"], path: "Sources/Hypervisor/Machine", swiftSettings: strict),
+            name: "Machine", path: "Sources/Hypervisor/Machine", swiftSettings: strict),
         .target(name: "Ioreq", dependencies: ["CXen", "Host"], path: "Sources/Hypervisor/Ioreq", swiftSettings: raw),
         .systemLibrary(
             name: "CCompression", path: "Sources/Host/CCompression",
@@ -50,37 +50,37 @@ let package = Package(
         .target(
             name: "Kernel",
             dependencies: [
-                "Chips", "CProcessor", "DomainConfig", "Host", "Ioreq", "Machine", "Processor", "Registers",
+                "Chips", "CProcessor", "DomainConfig", "Host", "Ioreq", "Machine", "Processor",
             ],
             path: "Sources/Hypervisor/Kernel", swiftSettings: strict),
         .executableTarget(
-            name: "hypervisor", dependencies: ["DomainConfig", "Host", "Kernel"],
+            name: "hypervisor", dependencies: ["Host", "Kernel"],
             path: "Sources/Hypervisor/hypervisor", swiftSettings: strict),
 
         // Device model.
         .target(
             name: "PCI", dependencies: ["Machine", "Registers"], path: "Sources/DeviceModel/PCI", swiftSettings: strict),
         .target(
-            name: "Storage", dependencies: ["CAIO", "Host", "Machine", "PCI", "Registers"],
+            name: "Storage", dependencies: ["CAIO", "Host", "Machine"],
             path: "Sources/DeviceModel/Storage", swiftSettings: strict),
         .target(
-            name: "Display", dependencies: ["CVNC", "Host", "Machine", "PCI", "Registers"],
+            name: "Display", dependencies: ["CVNC", "Host", "Machine"],
             path: "Sources/DeviceModel/Display", swiftSettings: strict),
         .target(
             name: "Input", dependencies: ["Machine", "Registers"], path: "Sources/DeviceModel/Input",
             swiftSettings: strict),
         .target(
-            name: "Firmware", dependencies: ["Machine", "Registers"], path: "Sources/DeviceModel/Firmware",
+            name: "Firmware", dependencies: ["Machine"], path: "Sources/DeviceModel/Firmware",
             swiftSettings: strict),
         .target(
             name: "PCBoard",
             dependencies: [
-                "Chips", "Display", "DomainConfig", "Firmware", "Host", "Input", "Ioreq", "Machine", "PCI", "Registers",
+                "Display", "DomainConfig", "Firmware", "Host", "Input", "Ioreq", "Machine", "PCI", "Registers",
                 "Storage",
             ],
             path: "Sources/DeviceModel/PCBoard", swiftSettings: strict),
         .executableTarget(
-            name: "device-model", dependencies: ["DomainConfig", "Host", "PCBoard"],
+            name: "device-model", dependencies: ["Host", "PCBoard"],
             path: "Sources/DeviceModel/device-model", swiftSettings: strict),
 
         // Back ends.
@@ -95,7 +95,7 @@ let package = Package(
             name: "Toolstack", dependencies: ["DomainConfig", "Host"], path: "Sources/Toolstack/Toolstack",
             swiftSettings: strict),
         .executableTarget(
-            name: "xl", dependencies: ["DomainConfig", "Host", "Toolstack"], path: "Sources/Toolstack/xl",
+            name: "xl", dependencies: ["Host", "Toolstack"], path: "Sources/Toolstack/xl",
             swiftSettings: strict),
 
         // Tests: one target a family, so that each can be built alone.

@@ -5,7 +5,8 @@ public import Testing
 /// The rules every device keeps. A new device gets all of them by one line.
 /// - Parameter survivesReset: the device has a battery; what it holds outlives a reset.
 public func expectContract<D: Device>(
-    seed: UInt64 = 42, accesses: Int = 2_000, survivesReset: Bool = false, sourceLocation: SourceLocation = #_sourceLocation, of make: () -> D
+    seed: UInt64 = 42, accesses: Int = 2_000, survivesReset: Bool = false,
+    sourceLocation: SourceLocation = #_sourceLocation, of make: () -> D
 ) throws {
     let device = make()
     let slot = Slot("it", device)
