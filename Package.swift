@@ -109,7 +109,10 @@ let package = Package(
             swiftSettings: language),
         .testTarget(
             name: "ProcessorTests", dependencies: ["CProcessor", "Processor"], swiftSettings: language),
-        .testTarget(name: "KernelTests", dependencies: ["Kernel", "Ioreq", "Machine"], swiftSettings: language),
+        .testTarget(
+            name: "KernelTests",
+            dependencies: ["Chips", "DomainConfig", "Host", "Ioreq", "Kernel", "Machine", "Processor"],
+            swiftSettings: language),
         .testTarget(
             name: "DeviceModelTests",
             dependencies: [

@@ -1,0 +1,318 @@
+import Chips
+import DomainConfig
+import Foundation
+import Host
+import Ioreq
+import Processor
+import Synchronization
+import Testing
+
+@testable import Kernel
+
+/// A domain with a fake engine and a device model made of one closure.
+private final class Bench {
+    let domain: Domain
+    let ended: HostEvent
+    private(set) var engines: [FakeEngine] = []
+    let requests: Requests
+    private let thread: HostThread
+
+    final class Requests: Sendable {
+        let all = Mutex<[Request]>([])
+        let isOver = Atomic<Bool>(false)
+    }
+
+    init(vcpus: Int = 1, memory: Int = 4, answer: @escaping @Sendable (Request) -> UInt64 = { _ in 0x5A }) throws {
+        let directory = NSTemporaryDirectory() + "apus-kernel-\(getpid())"
+        try FileManager.default.createDirectory(atPath: directory, withIntermediateDirectories: true)
+        try Data(repeating: 0xEA, count: 0x4_0000).write(to: URL(fileURLWithPath: directory + "/bios-256k.bin"))
+        var config = DomainConfig(
+            name: "t", uuid: "6ba7b810-9dad-11d1-80b4-00c04fd430c8", domid: 7, kind: .hvm, memory: memory, vcpus: vcpus)
+        config.firmwareDirectory = directory
+        config.display.videoMemory = 1
+        ended = try HostEvent()
+        let doorbell = try HostEvent()
+        let domain = try Domain(
+            config, doorbell: doorbell.descriptor, ended: ended, tsc: TickRate(hertz: 2_300_000_000),
+            handle: Array(0..<16), log: { _ in })
+        self.domain = domain
+        let requests = Requests()
+        self.requests = requests
+        thread = try HostThread("server") {
+            let server = IoreqServer(domain.pages, vcpus: vcpus, doorbell: doorbell.descriptor)
+            server.handler = { request in
+                requests.all.withLock { $0.append(request) }
+                return answer(request)
+            }
+            while !requests.isOver.load(ordering: .relaxed) { if !server.serve() { usleep(50) } }
+        }
+        var engines: [FakeEngine] = []
+        domain.makeVCPUs { _, _, bus, attention in
+            let engine = FakeEngine(bus, attention)
+            engines.append(engine)
+            return engine
+        }
+        self.engines = engines
+    }
+
+    deinit {
+        domain.finish(.destroy)
+        requests.isOver.store(true, ordering: .relaxed)
+        // The vCPU and server threads still hold the domain; let them leave.
+        usleep(20_000)
+    }
+
+    var bus: any GuestBus { engines[0].bus }
+    func until(_ condition: () -> Bool) -> Bool {
+        for _ in 0..<2000 {
+            if condition() { return true }
+            usleep(1000)
+        }
+        return false
+    }
+}
+
+@Suite("Domain", .serialized) struct DomainTests {
+    @Test("More memory than the host has is one clear error")
+    func tooLarge() {
+        let error = #expect(throws: SetupFailure.self) { _ = try Bench(memory: 1 << 30) }
+        #expect(error?.description.contains("MiB are available") == true)
+    }
+
+    @Test("Ports of chips stay here, others go to the device model, CFC goes by bus and function")
+    func ports() throws {
+        let bench = try Bench()
+        bench.bus.writePort(0x21, size: 1, value: 0xFE)
+        #expect(bench.bus.readPort(0x21, size: 1) == 0xFE)
+        #expect(bench.bus.readPort(0x70, size: 1) == 0x5A)
+        #expect(bench.bus.readPort(0xCFC, size: 4) == 0xFFFF_FFFF, "the latch is not enabled")
+        bench.bus.writePort(0xCF8, size: 4, value: 0x8000_0944)
+        #expect(bench.bus.readPort(0xCF8, size: 4) == 0x8000_0944)
+        bench.bus.writePort(0xCFE, size: 2, value: 0x1234)
+        #expect(
+            bench.requests.all.withLock { $0 } == [
+                Request(.port, address: 0x70, size: 1, isRead: true),
+                Request(.pciConfig, address: 9 << 32 | 0x46, size: 2, isRead: false, data: 0x1234),
+            ])
+    }
+
+    @Test("The PM timer follows PMBASE")
+    func pmTimer() throws {
+        let bench = try Bench()
+        bench.bus.writePort(0xCF8, size: 4, value: 0x8000_0B40)
+        bench.bus.writePort(0xCFC, size: 4, value: 0x601)
+        let first = bench.bus.readPort(0x608, size: 4)
+        usleep(1000)
+        #expect(bench.bus.readPort(0x608, size: 4) != first)
+        #expect(bench.bus.readPort(0x604, size: 2) == 0x5A)
+    }
+
+    @Test("VGA writes are posted in order, eight bytes as two")
+    func posted() throws {
+        let bench = try Bench()
+        bench.bus.writeMemory(0xB8000, size: 2, value: 0x0741)
+        bench.bus.writeMemory(0xA0000, size: 8, value: 0x1111_1111_2222_2222)
+        _ = bench.bus.readMemory(0xA0000, size: 1)
+        let seen = bench.requests.all.withLock { $0.map(\.address) }
+        #expect(seen == [0xB8000, 0xA0000, 0xA0004, 0xA0000])
+    }
+
+    @Test("String output is one request, downwards from its highest element")
+    func strings() throws {
+        let bench = try Bench()
+        bench.bus.transferPort(0x1F0, size: 2, count: 256, address: 0x1000, isRead: true, descending: false)
+        bench.bus.transferPort(0x1F0, size: 2, count: 4, address: 0x2000, isRead: false, descending: true)
+        let seen = bench.requests.all.withLock { $0 }
+        #expect(seen.count == 2 && seen[0].count == 256 && seen[0].data == 0x1000)
+        #expect(seen.last?.data == 0x2006 && seen.last?.descending == true)
+    }
+
+    @Test("PAM changes reach the map before the guest goes on, and writes under ROM reach RAM")
+    func shadow() throws {
+        let bench = try Bench { _ in 0 }
+        let domain = bench.domain
+        bench.bus.writeMemory(0xF_0000, size: 4, value: 0x1122_3344)
+        #expect(domain.memory.read(0xF_0000, bytes: 4) == [0, 0, 0, 0])
+        domain.pages.send(.shadow(segment: 12, read: false, write: true))
+        domain.carryOutCommands()
+        bench.bus.writeMemory(0xF_0000, size: 4, value: 0x1122_3344)
+        #expect(domain.memory.read(0xF_0000, bytes: 4) == [0x44, 0x33, 0x22, 0x11])
+        bench.engines[0].script = { engine in
+            engine.note("ran")
+            return .halt
+        }
+        try domain.start(paused: false)
+        domain.pages.send(.mapVideo(at: 0xFD00_0000))
+        #expect(bench.until { domain.memory.map.regions.contains { $0.start == 0xFD00_0000 } })
+        #expect(bench.engines[0].saw("map"))
+    }
+
+    @Test("A halted vCPU sleeps until an interrupt is due, and takes it")
+    func halt() throws {
+        let bench = try Bench()
+        let engine = bench.engines[0]
+        engine.script = { engine in
+            if !engine.log.withLock({ $0.contains("ready") }) {
+                // One-shot timer of 2 ms, vector 0x44.
+                engine.bus.writeMemory(0xFEE0_00F0, size: 4, value: 0x1FF)
+                engine.bus.writeMemory(0xFEE0_03E0, size: 4, value: 0xB)
+                engine.bus.writeMemory(0xFEE0_0320, size: 4, value: 0x44)
+                engine.bus.writeMemory(0xFEE0_0380, size: 4, value: 200_000)
+                engine.note("ready")
+            }
+            return .halt
+        }
+        try bench.domain.start(paused: false)
+        #expect(engine.saw("vector 68"))
+        #expect(bench.until { bench.domain.vcpus[0].isSleeping })
+    }
+
+    @Test("While paused no guest code runs and guest time stands still")
+    func pause() throws {
+        let bench = try Bench()
+        let domain = bench.domain
+        let turns = Turns()
+        bench.engines[0].script = { engine in
+            turns.count.add(1, ordering: .relaxed)
+            usleep(100)
+            return .attention
+        }
+        try domain.start(paused: true)
+        usleep(5000)
+        #expect(turns.count.load(ordering: .relaxed) == 0)
+        let before = domain.pages.guestNanoseconds
+        usleep(5000)
+        #expect(domain.pages.guestNanoseconds == before)
+        domain.unpause()
+        #expect(bench.until { turns.count.load(ordering: .relaxed) > 3 })
+        domain.pause()
+        let stopped = turns.count.load(ordering: .relaxed)
+        let time = domain.pages.guestNanoseconds
+        usleep(5000)
+        #expect(turns.count.load(ordering: .relaxed) == stopped)
+        #expect(domain.pages.guestNanoseconds == time)
+        #expect(time < 1_000_000_000)
+    }
+    final class Turns: Sendable { let count = Atomic<Int>(0) }
+
+    @Test(
+        "How a domain ends",
+        arguments: [
+            (EngineExit.shutdown, EndReason.reboot), (.failed("no such thing"), .crash),
+        ])
+    func ends(exit: EngineExit, reason: EndReason) throws {
+        let bench = try Bench()
+        bench.engines[0].script = { _ in exit }
+        try bench.domain.start(paused: false)
+        #expect(bench.until { bench.domain.isEnding })
+        #expect(bench.domain.endReason == reason)
+        bench.domain.finish(.destroy)
+        #expect(bench.domain.endReason == reason, "the first reason counts")
+    }
+
+    @Test(
+        "Power-off and reset by the device model",
+        arguments: [
+            (Command.powerOff, EndReason.poweroff), (.reset, .reboot),
+        ])
+    func power(command: Command, reason: EndReason) throws {
+        let bench = try Bench()
+        try bench.domain.start(paused: false)
+        bench.domain.pages.send(command)
+        #expect(bench.until { bench.domain.isEnding })
+        #expect(bench.domain.endReason == reason)
+    }
+
+    @Test("A second vCPU waits for its start-up IPI")
+    func secondary() throws {
+        let bench = try Bench(vcpus: 2)
+        bench.engines[0].script = { engine in
+            if !engine.log.withLock({ $0.contains("sent") }) {
+                engine.bus.writeMemory(0xFEE0_00F0, size: 4, value: 0x1FF)
+                engine.bus.writeMemory(0xFEE0_0300, size: 4, value: 0xC_4500)
+                engine.bus.writeMemory(0xFEE0_0300, size: 4, value: 0xC_4612)
+                engine.note("sent")
+            }
+            return .halt
+        }
+        bench.engines[1].script = { engine in
+            engine.note("ran")
+            return .halt
+        }
+        try bench.domain.start(paused: false)
+        #expect(bench.engines[1].saw("ran"))
+        let log = bench.engines[1].log.withLock { $0 }
+        #expect(log.contains("startup 18"))
+        #expect((log.firstIndex(of: "startup 18") ?? .max) < (log.firstIndex(of: "ran") ?? 0))
+    }
+}
+
+@Suite("Xen interface", .serialized) struct XenTests {
+    @Test("CPUID: signature, version 4.17, hypercall MSR, vCPU and domain ids")
+    func leaves() throws {
+        let bench = try Bench(vcpus: 2)
+        let none = CPUIDResult(eax: 0, ebx: 0, ecx: 0, edx: 0)
+        let first = bench.engines[1].bus.cpuid(leaf: 0x4000_0000, subleaf: 0, none)
+        let name = [first?.ebx, first?.ecx, first?.edx].flatMap { word in
+            (0..<4).map { UInt8(truncatingIfNeeded: (word ?? 0) >> UInt32($0 * 8)) }
+        }
+        #expect(String(decoding: name, as: UTF8.self) == "XenVMMXenVMM")
+        #expect(bench.bus.cpuid(leaf: 0x4000_0001, subleaf: 0, none)?.eax == 0x0004_0011)
+        #expect(bench.bus.cpuid(leaf: 0x4000_0002, subleaf: 0, none)?.ebx == 0x4000_0000)
+        let identity = bench.engines[1].bus.cpuid(leaf: 0x4000_0004, subleaf: 0, none)
+        #expect(identity?.eax == 0x18 && identity?.ebx == 1 && identity?.ecx == 7)
+        #expect(bench.engines[1].bus.cpuid(leaf: 1, subleaf: 0, none).map { $0.ebx >> 24 } == 2)
+        #expect(bench.engines[1].bus.cpuid(leaf: 0xB, subleaf: 0, none)?.edx == 2)
+        #expect(bench.bus.cpuid(leaf: 7, subleaf: 0, none) == nil)
+    }
+
+    @Test("Nanoseconds from ticks by multiplier and shift", arguments: [1_000_000, 2_300_000, 5_100_000, 900_000])
+    func scale(kilohertz: UInt32) {
+        let (multiplier, shift) = XenLeaves.scale(kilohertz)
+        let ticks = UInt64(kilohertz) * 1000
+        let shifted = shift >= 0 ? ticks << UInt64(shift) : ticks >> UInt64(-shift)
+        let nanoseconds = shifted.multipliedFullWidth(by: UInt64(multiplier))
+        let result = nanoseconds.high << 32 | nanoseconds.low >> 32
+        #expect(result > 999_999_000 && result <= 1_000_000_000)
+    }
+
+    private func call(_ bench: Bench, _ number: UInt64, _ arguments: UInt64...) -> Int64 {
+        let engine = bench.engines[0]
+        engine.registers[0] = number
+        for (register, value) in zip([7, 6, 2], arguments) { engine.registers[register] = value }
+        Hypercall(domain: bench.domain, engine: engine, vcpu: 0).run()
+        return Int64(bitPattern: engine.registers[0])
+    }
+
+    @Test("The hypercall page loads a number and calls")
+    func page() throws {
+        let bench = try Bench()
+        #expect(!bench.bus.writeMSR(0x4000_0000, 0x5001), "there is one page")
+        #expect(bench.bus.writeMSR(0x4000_0000, 0x5000))
+        #expect(
+            bench.domain.memory.read(0x5000 + 17 * 32, bytes: 9) == [0xB8, 17, 0, 0, 0, 0x0F, 0x01, 0xC1, 0xC3])
+        #expect(!bench.bus.writeMSR(0x4000_0000, 0x7000_0000))
+    }
+
+    @Test("xen_version answers; what is missing is ENOSYS; user code is refused; bad pointers are EFAULT")
+    func version() throws {
+        let bench = try Bench()
+        #expect(call(bench, 17, 0, 0) == 0x40011)
+        #expect(call(bench, 17, 8, 0x2FF8) == 0, "the handle crosses a page")
+        #expect(bench.domain.memory.read(0x2FF8, bytes: 16) == Array(0..<16))
+        #expect(call(bench, 17, 8, 0x7000_0000) == -14)
+        #expect(call(bench, 99) == -38)
+        bench.engines[0].privilegeLevel = 3
+        #expect(call(bench, 17, 0, 0) == -1)
+    }
+
+    @Test("The shared info page is laid over the frame that the guest names")
+    func sharedInfo() throws {
+        let bench = try Bench()
+        let argument: [UInt8] = [0xF0, 0x7F, 0, 0, 0, 0, 0, 0] + [0, 0, 0, 0, 0, 0, 0, 0] + [3, 0, 0, 0, 0, 0, 0, 0]
+        bench.domain.memory.write(0x1000, argument)
+        #expect(call(bench, 12, 7, 0x1000) == 0)
+        #expect(bench.domain.memory.map.regions.contains { $0.start == 0x3000 && $0.bytes == 0x1000 })
+        #expect(call(bench, 12, 7, 0x3000) == -1, "an empty argument names another domain")
+    }
+}
