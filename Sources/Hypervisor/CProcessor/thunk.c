@@ -7,6 +7,9 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+_Static_assert(sizeof(apus_vcpu) < 512 << 10, "operands' places fit in what SIMD.swift keeps of them");
+_Static_assert(offsetof(apus_vcpu, fpu) % 16 == 0, "FXSAVE wants its image aligned");
+
 apus_code_buffer apus_code_buffer_make(size_t bytes) {
     apus_code_buffer none = {NULL, NULL, 0};
     int file = memfd_create("apus-code", MFD_CLOEXEC);

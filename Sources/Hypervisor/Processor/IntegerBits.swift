@@ -76,8 +76,11 @@ func bitTestHandler(_ insn: UnsafeMutablePointer<apus_insn>) -> apus_handler {
         let b = insn.pointee.mem != 0 ? try cpu.loadOperand(insn, T.self) : cpu.register(insn.pointee.rm_at, T.self)
         var flags = cpu.pointee.arith_flags
         let result = body(cpu.register(insn.pointee.reg_at, T.self), b, &flags)
-        cpu.setRegister(insn.pointee.reg_at, result)
         cpu.pointee.arith_flags = flags
+        // BSF and BSR of zero leave the whole register alone, its upper half too.
+        let isBitScan = insn.pointee.opcode != 0x1B8 && insn.pointee.prefixes & UInt8(APUS_PREFIX_REP) == 0
+        if b == 0, isBitScan { return }
+        cpu.setRegister(insn.pointee.reg_at, result)
     }
 }
 

@@ -1,7 +1,8 @@
 // Execution of MMX and SSE instructions: operands in, native thunk, results out.
 // Source: Intel SDM volume 2 (instruction pages), volume 1 §9.2 and §11.5; volume 3 table 2-2.
 // Modelled: #UD, #NM, #MF, #XM, #GP for misaligned operands. Not modelled: AVX and everything VEX-encoded.
-// Quirks: the thunk runs with SIMD exceptions masked; an unmasked one is found in the flags it leaves.
+// Quirks: the thunk runs with SIMD exceptions masked; an unmasked one is found in the flags it leaves, so that
+// an exact denormal result raises no unmasked underflow.
 
 internal import CProcessor
 
@@ -50,7 +51,9 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
         let prefix = mandatoryPrefix(insn.pointee.prefixes)
         let isMemory = insn.pointee.mem != 0
         let group = (insn.pointee.modrm >> 3) & 7
-        guard let form = VectorForm.find(opcode: insn.pointee.opcode, prefix: prefix, group: group),
+        guard
+            let form = VectorForm.find(
+                opcode: insn.pointee.opcode, prefix: prefix, group: group, isMemory: isMemory),
             !(isMemory && form.traits.contains(.registerOnly)), !(!isMemory && form.traits.contains(.memoryOnly)),
             form.feature == 0 || apus_host_features() & UInt32(form.feature) != 0,
             Int(insn.pointee.prefixes) & APUS_PREFIX_LOCK == 0
@@ -204,9 +207,12 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
         copy.copyMemory(from: reg, byteCount: operands.regBytes)
         mxcsr = (saved | 0x1F80) & ~0x3F
         let flags = apus_call_thunk(insn, copy, rm, self)
-        let raised = mxcsr & 0x3F
+        var raised = mxcsr & 0x3F
+        let unmasked = raised & ~(saved >> 7)
+        // Invalid, denormal and zero-divide are found before anything is computed: then no result is flagged.
+        if unmasked & 7 != 0 { raised &= 7 }
         mxcsr = saved | raised
-        if raised & ~(saved >> 7) & 0x3F != 0 {
+        if unmasked != 0 {
             throw raise(pointee.cr4 & CR4.osXMMException != 0 ? Vector.simd : Vector.invalidOpcode)
         }
         if operands.has(.flags) { setArithmeticFlags(flags) }

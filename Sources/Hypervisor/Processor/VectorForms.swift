@@ -70,7 +70,9 @@ struct VectorForm {
     }
 
     /// The form of `opcode` (map << 8 | byte) behind a mandatory prefix (0, 66, F3, F2).
-    static func find(opcode: UInt16, prefix: UInt8, group: UInt8) -> VectorForm? {
+    static func find(opcode: UInt16, prefix: UInt8, group: UInt8, isMemory: Bool) -> VectorForm? {
+        // CVTPI2PS and CVTPI2PD from memory touch no MMX register.
+        if opcode == 0x12A, prefix == 0 || prefix == 0x66, isMemory { return scalar(8, .floating) }
         let byte = UInt8(truncatingIfNeeded: opcode)
         switch Int(opcode >> 8) {
         case APUS_MAP_0F:
