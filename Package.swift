@@ -57,6 +57,10 @@ let package = Package(
             name: "hypervisor", dependencies: ["Host", "Kernel"],
             path: "Sources/Hypervisor/hypervisor", swiftSettings: strict),
 
+        .executableTarget(
+            name: "engine-bench", dependencies: ["CProcessor", "Processor"],
+            path: "Sources/Hypervisor/engine-bench", swiftSettings: language),
+
         // Device model.
         .target(
             name: "PCI", dependencies: ["Machine", "Registers"], path: "Sources/DeviceModel/PCI", swiftSettings: strict),
@@ -107,8 +111,12 @@ let package = Package(
         .testTarget(
             name: "ChipsTests", dependencies: ["Chips", "DeviceContract", "Machine", "Registers"],
             swiftSettings: language),
+        // The host CPU as a reference for the processor's tests, and a second decoder.
+        .target(name: "CNative", path: "Tests/CNative", linkerSettings: [.linkedLibrary("z")]),
+        .systemLibrary(name: "CZydis", path: "Tests/CZydis", providers: [.apt(["libzydis-dev"])]),
         .testTarget(
-            name: "ProcessorTests", dependencies: ["CProcessor", "Processor"], swiftSettings: language),
+            name: "ProcessorTests", dependencies: ["CNative", "CProcessor", "CZydis", "Processor"],
+            swiftSettings: language),
         .testTarget(
             name: "KernelTests",
             dependencies: ["Chips", "DomainConfig", "Host", "Ioreq", "Kernel", "Machine", "Processor"],

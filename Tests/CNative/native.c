@@ -1,0 +1,107 @@
+// The host CPU as a reference: register file in, register file out, exceptions as vectors.
+#define _GNU_SOURCE
+#include "native.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <ucontext.h>
+#include <zlib.h>
+
+_Alignas(64) native_state native_current;
+uint64_t native_host_stack;
+static uint8_t native_signal_stack[65536];
+
+_Static_assert(offsetof(native_state, fx) == 256, "the assembly below knows this offset");
+
+__asm__(
+    ".text\n"
+    "native_enter:\n"
+    "push %rbx; push %rbp; push %r12; push %r13; push %r14; push %r15\n"
+    "sub $8, %rsp; stmxcsr (%rsp); fnstcw 4(%rsp)\n"
+    "mov %rsp, native_host_stack(%rip)\n"
+    "mov %rdi, native_target(%rip)\n"
+    "fxrstor64 native_current+256(%rip)\n"
+    "push native_current+128(%rip); popfq\n"
+    "mov native_current+0(%rip), %rax; mov native_current+8(%rip), %rcx\n"
+    "mov native_current+16(%rip), %rdx; mov native_current+24(%rip), %rbx\n"
+    "mov native_current+32(%rip), %rsp; mov native_current+40(%rip), %rbp\n"
+    "mov native_current+48(%rip), %rsi; mov native_current+56(%rip), %rdi\n"
+    "mov native_current+64(%rip), %r8; mov native_current+72(%rip), %r9\n"
+    "mov native_current+80(%rip), %r10; mov native_current+88(%rip), %r11\n"
+    "mov native_current+96(%rip), %r12; mov native_current+104(%rip), %r13\n"
+    "mov native_current+112(%rip), %r14; mov native_current+120(%rip), %r15\n"
+    "jmp *native_target(%rip)\n"
+    "native_leave:\n"
+    "mov native_host_stack(%rip), %rsp\n"
+    "cld; fninit; ldmxcsr (%rsp); fldcw 4(%rsp); add $8, %rsp\n"
+    "pop %r15; pop %r14; pop %r13; pop %r12; pop %rbp; pop %rbx\n"
+    "ret\n"
+    ".local native_target\n"
+    ".comm native_target, 8, 8\n");
+
+void native_enter(uint64_t address);
+extern char native_leave[];
+
+native_state *native_registers(void) { return &native_current; }
+
+/// Takes the interrupted registers over and continues at `native_leave` on the host's stack.
+static void native_caught(int number, siginfo_t *info, void *opaque) {
+    ucontext_t *context = opaque;
+    greg_t *from = context->uc_mcontext.gregs;
+    static const int order[16] = {REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP, REG_RSI, REG_RDI,
+                                  REG_R8,  REG_R9,  REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15};
+    for (int i = 0; i < 16; i++) native_current.gpr[i] = (uint64_t)from[order[i]];
+    native_current.flags = (uint64_t)from[REG_EFL];
+    native_current.rip = (uint64_t)from[REG_RIP];
+    native_current.vector = (uint64_t)from[REG_TRAPNO];
+    native_current.fault_address = (uint64_t)info->si_addr;
+    memcpy(native_current.fx, context->uc_mcontext.fpregs, sizeof native_current.fx);
+    from[REG_RIP] = (greg_t)native_leave;
+    from[REG_RSP] = (greg_t)native_host_stack;
+    from[REG_EFL] = 0x202;
+    (void)number;
+}
+
+void native_run(uint64_t address) {
+    static const int signals[] = {SIGTRAP, SIGSEGV, SIGBUS, SIGILL, SIGFPE};
+    struct sigaction action = {0}, old[5];
+    stack_t stack = {.ss_sp = native_signal_stack, .ss_size = sizeof native_signal_stack}, old_stack;
+    action.sa_sigaction = native_caught;
+    action.sa_flags = SA_SIGINFO | SA_ONSTACK;
+    sigfillset(&action.sa_mask);
+    sigaltstack(&stack, &old_stack);
+    for (int i = 0; i < 5; i++) sigaction(signals[i], &action, &old[i]);
+    native_enter(address);
+    for (int i = 0; i < 5; i++) sigaction(signals[i], &old[i], NULL);
+    sigaltstack(&old_stack, NULL);
+}
+
+void *native_map(uint64_t address, size_t bytes, bool executable) {
+    int protection = PROT_READ | PROT_WRITE | (executable ? PROT_EXEC : 0);
+    void *made = mmap((void *)address, bytes, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+    return made == MAP_FAILED ? NULL : made;
+}
+
+void native_unmap(void *start, size_t bytes) { munmap(start, bytes); }
+
+void *native_memory(size_t bytes) {
+    void *made = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    return made == MAP_FAILED ? NULL : made;
+}
+
+uint8_t *native_gunzip(const char *path, size_t *bytes) {
+    gzFile file = gzopen(path, "rb");
+    if (!file) return NULL;
+    size_t room = 1 << 20, used = 0;
+    uint8_t *data = malloc(room);
+    for (int got; data && (got = gzread(file, data + used, (unsigned)(room - used))) > 0;) {
+        used += (size_t)got;
+        if (used == room) data = realloc(data, room *= 2);
+    }
+    gzclose(file);
+    *bytes = used;
+    return data;
+}

@@ -1,0 +1,83 @@
+// The interpreter against the host CPU: the same code, registers and memory on both, then everything compared.
+// Source: the host CPU; InstructionGenerator makes the code.
+// Compared: general registers, flags, RIP, vector, x87, MMX, SSE state, memory. Not compared: FIP, FDP, FOP.
+// Quirks: APUS_SEED=N in the environment runs one case, APUS_CASES=N so many.
+
+import Foundation
+import Testing
+
+@Suite(.serialized) struct DifferentialTests {
+    private static let environment = ProcessInfo.processInfo.environment
+    private static let cases = UInt64(environment["APUS_CASES"] ?? "") ?? 500
+
+    private func check(
+        _ kind: String, base: UInt64, length: Int, unmasked: Bool = false,
+        _ generate: (inout InstructionGenerator) -> Void
+    ) throws {
+        let user = try UserGuest()
+        var failures: [String: [String]] = [:]
+        var seeds = Array(base..<base + Self.cases)
+        if let seed = UInt64(Self.environment["APUS_SEED"] ?? "") { seeds = [seed] }
+        for seed in seeds {
+            var generator = InstructionGenerator(seed: seed)
+            let state = generator.state(unmasked: unmasked)
+            let data = (0..<UserGuest.dataBytes / 8).flatMap { _ in
+                withUnsafeBytes(of: generator.value()) { Array($0) }
+            }
+            for _ in 0..<length { generate(&generator) }
+            guard user.compare(generator.bytes, state, data: data) != nil else { continue }
+            // The shortest beginning that already differs names the instruction.
+            let ends = generator.starts.dropFirst() + [generator.bytes.count]
+            for (start, end) in zip(generator.starts, ends) {
+                guard let found = user.compare(Array(generator.bytes[..<end]), state, data: data) else { continue }
+                let code = hex(generator.bytes[start..<end])
+                let line = "seed \(seed): \(code): " + found.prefix(6).joined(separator: ", ")
+                failures[Self.family(code), default: []].append(line)
+                break
+            }
+        }
+        for (_, list) in failures.sorted(by: { $0.key < $1.key }) {
+            Issue.record("\(kind): \(list.count) like \(list.prefix(2).joined(separator: "\n    "))")
+        }
+    }
+
+    /// Groups failures by opcode: the bytes without prefixes.
+    private static func family(_ code: String) -> String {
+        var bytes = stride(from: 0, to: code.count, by: 2).map { offset in
+            let start = code.index(code.startIndex, offsetBy: offset)
+            return String(code[start...].prefix(2))
+        }
+        while let first = bytes.first, ["66", "67", "f0", "f2", "f3"].contains(first) || first.hasPrefix("4") {
+            bytes.removeFirst()
+        }
+        return bytes.prefix(bytes.first == "0f" ? 2 : 1).joined()
+    }
+
+    @Test func integerInstructionsDoWhatTheHostDoes() throws {
+        try check("integer", base: 1, length: 12) { $0.integer() }
+    }
+
+    @Test func vectorInstructionsDoWhatTheHostDoes() throws {
+        try check("vector", base: 1_000_000, length: 8) { $0.vector() }
+    }
+
+    @Test func x87InstructionsDoWhatTheHostDoes() throws {
+        try check("x87", base: 2_000_000, length: 6) { $0.x87() }
+    }
+
+    @Test func unmaskedExceptionsArriveWhereTheHostRaisesThem() throws {
+        try check("unmasked", base: 3_000_000, length: 6, unmasked: true) {
+            if $0.random.chance(2) { $0.x87() } else { $0.vector() }
+        }
+    }
+
+    @Test func mixedInstructionsDoWhatTheHostDoes() throws {
+        try check("mixed", base: 4_000_000, length: 16) {
+            switch $0.random.below(4) {
+            case 0: $0.vector()
+            case 1: $0.x87()
+            default: $0.integer()
+            }
+        }
+    }
+}
