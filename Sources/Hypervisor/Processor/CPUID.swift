@@ -41,7 +41,7 @@ struct CPUIDProfile: Sendable {
         leaf7.ebx = leaf7.ebx & (1 << 18 | 1 << 29) | 1 << 0 | 1 << 7 | 1 << 9 | 1 << 20
         leaf7.ecx = 1 << 2
         // IBRS, STIBP, SSBD and ARCH_CAPABILITIES, so that systems need no work-arounds (see MSR.swift).
-        (leaf7.eax, leaf7.edx) = (0, isAMD ? 0 : 1 << 26 | 1 << 27 | 1 << 29 | 1 << 31)
+        (leaf7.eax, leaf7.edx) = (isAMD ? 0 : 2, isAMD ? 0 : 1 << 26 | 1 << 27 | 1 << 29 | 1 << 31)
         features = leaf7
         let top = apus_host_cpuid(0x8000_0000, 0).eax
         var extra = apus_host_cpuid(0x8000_0001, 0)
@@ -79,6 +79,8 @@ struct CPUIDProfile: Sendable {
         case 4: return isAMD ? .zero : cache(subleaf)
         case 6: return CPUIDResult(eax: 1 << 2, ebx: 0, ecx: 0, edx: 0)
         case 7 where subleaf == 0: return CPUIDResult(features)
+        // BHI_CTRL: systems then clear no branch history by loops.
+        case 7 where subleaf == 2: return CPUIDResult(eax: 0, ebx: 0, ecx: 0, edx: isAMD ? 0 : 1 << 4)
         case 0xD: return extendedState(subleaf)
         case 0x8000_0000: return CPUIDResult(eax: 0x8000_0008, ebx: vendor.ebx, ecx: vendor.ecx, edx: vendor.edx)
         case 0x8000_0001:

@@ -10,9 +10,9 @@ private let timeStampOrigin = apus_host_tsc()
 
 /// IA32_ARCH_CAPABILITIES: every guest access is checked by software, so none of the leaks through faulting
 /// loads, stale buffers or branch history exist between a guest's kernel and its programs (SDM vol. 4, MSR 10AH).
-/// RDCL_NO, IBRS_ALL, SKIP_L1DFL, SSB_NO, MDS_NO, PSCHANGE_MC_NO, TAA_NO, SBDR, FBSDP, PSDP, BHI, PBRSB, GDS, RFDS.
+/// RDCL_NO, IBRS_ALL, SKIP_L1DFL, SSB_NO, MDS_NO, PSCHANGE_MC_NO, TAA_NO, SBDR, FBSDP, PSDP, BHI, PBRSB, GDS, RFDS, ITS.
 private let speculationImmunity: UInt64 =
-    0x17B | 1 << 13 | 1 << 14 | 1 << 15 | 1 << 20 | 1 << 24 | 1 << 26 | 1 << 27
+    0x17B | 1 << 13 | 1 << 14 | 1 << 15 | 1 << 20 | 1 << 24 | 1 << 26 | 1 << 27 | 1 << 62
 
 extension UnsafeMutablePointer where Pointee == apus_vcpu {
     /// The guest's time stamp counter.
@@ -100,7 +100,8 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
         case 0x175 where isCanonical(value): pointee.sysenter_esp = value
         case 0x176 where isCanonical(value): pointee.sysenter_eip = value
         case 0x1A0: pointee.misc_enable = value
-        case 0x48 where value & ~7 == 0: pointee.spec_ctrl = value
+        // IBRS, STIBP, SSBD, BHI_DIS_S.
+        case 0x48 where value & ~0x407 == 0: pointee.spec_ctrl = value
         case 0x48, 0x10A: return false
         // Prediction barriers: there is no guest-visible prediction.
         case 0x49: return value & ~1 == 0

@@ -11,6 +11,8 @@ public final class SoftwareCPU: VCPUEngine {
     /// The registers and tables that the engine works on. Valid as long as the object is.
     let cpu: UnsafeMutablePointer<apus_vcpu>
     private let engine: Engine
+    /// Delivering an interrupt ended in a triple fault; the next `run` says so.
+    private var isShutDown = false
 
     /// `attention` is non-zero when the vCPU is to come out of its loop; the caller clears it.
     public init(
@@ -43,6 +45,7 @@ public final class SoftwareCPU: VCPUEngine {
     }
 
     public func run() -> EngineExit {
+        if isShutDown { return .shutdown }
         if cpu.pointee.halted {
             guard cpu.pointee.nmi_pending, !cpu.pointee.nmi_blocked else { return .halt }
             cpu.pointee.halted = false
@@ -66,12 +69,13 @@ public final class SoftwareCPU: VCPUEngine {
 
     public func inject(vector: UInt8) {
         cpu.pointee.halted = false
-        _ = cpu.deliverInterrupt(vector: vector)
+        if !cpu.deliverInterrupt(vector: vector) { isShutDown = true }
     }
 
     public func injectNMI() { cpu.pointee.nmi_pending = true }
 
     public func reset(powerOn: Bool, isBootProcessor: Bool) {
+        isShutDown = false
         cpu.resetState(powerOn: powerOn)
         cpu.flushTLB(keepGlobal: false)
         cpu.pointee.halted = !isBootProcessor
