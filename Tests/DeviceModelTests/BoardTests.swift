@@ -5,6 +5,7 @@ import Foundation
 import Host
 import Ioreq
 import Machine
+import Storage
 import Testing
 
 @testable import PCBoard
@@ -18,7 +19,7 @@ private final class Rig {
     private(set) var commands: [Command] = []
     private(set) var log: [UInt8] = []
 
-    init(_ change: (inout DomainConfig) -> Void = { _ in }) throws {
+    init(drives: Drives = Drives(), _ change: (inout DomainConfig) -> Void = { _ in }) throws {
         var config = DomainConfig(
             name: "test", uuid: "01234567-89ab-cdef-0123-456789abcdef", domid: 1, kind: .hvm, memory: 32, vcpus: 1)
         change(&config)
@@ -30,7 +31,7 @@ private final class Rig {
         outputs.log = { heard($0) }
         machine = unsafe PCBoard(
             config, ram: ram, pages: pages, video: video.bytes, roms: BoardROMs(video: [0x55, 0xAA, 1]),
-            drives: Drives(), time: 0, outputs: outputs)
+            drives: drives, time: 0, outputs: outputs)
         heard = { [unowned self] in log.append($0) }
         drain()
     }
@@ -178,7 +179,13 @@ private final class Rig {
     }
 
     private func run(seed: UInt64, requests: Int) throws {
-        let rig = try Rig()
+        let disk = MemoryStore(numberedSectors: 2048)
+        let disc = MemoryStore(numberedSectors: 2048, isReadOnly: true)
+        let floppy = MemoryStore(numberedSectors: 2880)
+        var drives = Drives()
+        drives.ide = [.disk(disk), .nothing, .cdrom(disc), .cdrom(nil)]
+        drives.floppies[0] = .drive(floppy)
+        let rig = try Rig(drives: drives)
         var random = SplitMix(seed: seed)
         // Everything decoded somewhere, so that random addresses find it.
         for (device, function) in [(1, 1), (1, 3), (2, 0)] as [(UInt64, UInt64)] {
@@ -217,7 +224,11 @@ private final class Rig {
                     kind, address: address, size: size, count: string ? .random(in: 1...600, using: &random) : 1,
                     isRead: .random(using: &random), data: data, memoryOperand: string,
                     descending: .random(using: &random)))
-            if UInt8.random(in: 0...99, using: &random) == 0 { rig.machine.advance() }
+            guard UInt8.random(in: 0...99, using: &random) == 0 else { continue }
+            rig.machine.advance()
+            for store in [disk, disc, floppy] { store.drain() }
+            disc.isCached.toggle()
+            rig.drain()
         }
     }
 }
