@@ -39,10 +39,24 @@ __asm__(
     "cld; fninit; ldmxcsr (%rsp); fldcw 4(%rsp); add $8, %rsp\n"
     "pop %r15; pop %r14; pop %r13; pop %r12; pop %rbp; pop %rbx\n"
     "ret\n"
+    "native_enter32:\n"
+    "push %rbx; push %rbp; push %r12; push %r13; push %r14; push %r15\n"
+    "sub $8, %rsp; stmxcsr (%rsp); fnstcw 4(%rsp)\n"
+    "mov %rsp, native_host_stack(%rip)\n"
+    "mov %edi, native_target(%rip); movl $0x23, native_target+4(%rip)\n"
+    "mov $0x2B, %eax; mov %eax, %ds; mov %eax, %es\n"
+    "fxrstor64 native_current+256(%rip)\n"
+    "push native_current+128(%rip); popfq\n"
+    "mov native_current+0(%rip), %eax; mov native_current+8(%rip), %ecx\n"
+    "mov native_current+16(%rip), %edx; mov native_current+24(%rip), %ebx\n"
+    "mov native_current+32(%rip), %esp; mov native_current+40(%rip), %ebp\n"
+    "mov native_current+48(%rip), %esi; mov native_current+56(%rip), %edi\n"
+    "ljmp *native_target(%rip)\n"
     ".local native_target\n"
     ".comm native_target, 8, 8\n");
 
 void native_enter(uint64_t address);
+void native_enter32(uint64_t address);
 extern char native_leave[];
 
 native_state *native_registers(void) { return &native_current; }
@@ -62,10 +76,12 @@ static void native_caught(int number, siginfo_t *info, void *opaque) {
     from[REG_RIP] = (greg_t)native_leave;
     from[REG_RSP] = (greg_t)native_host_stack;
     from[REG_EFL] = 0x202;
+    // Back to the 64-bit code segment, should the code have been 32-bit code.
+    from[REG_CSGSFS] = (greg_t)(((uint64_t)from[REG_CSGSFS] & ~0xFFFFull) | 0x33);
     (void)number;
 }
 
-void native_run(uint64_t address) {
+static void native_catching(void (*enter)(uint64_t), uint64_t address) {
     static const int signals[] = {SIGTRAP, SIGSEGV, SIGBUS, SIGILL, SIGFPE};
     struct sigaction action = {0}, old[5];
     stack_t stack = {.ss_sp = native_signal_stack, .ss_size = sizeof native_signal_stack}, old_stack;
@@ -74,10 +90,14 @@ void native_run(uint64_t address) {
     sigfillset(&action.sa_mask);
     sigaltstack(&stack, &old_stack);
     for (int i = 0; i < 5; i++) sigaction(signals[i], &action, &old[i]);
-    native_enter(address);
+    enter(address);
     for (int i = 0; i < 5; i++) sigaction(signals[i], &old[i], NULL);
     sigaltstack(&old_stack, NULL);
 }
+
+void native_run(uint64_t address) { native_catching(native_enter, address); }
+
+void native_run32(uint32_t address) { native_catching(native_enter32, address); }
 
 void *native_map(uint64_t address, size_t bytes, bool executable) {
     int protection = PROT_READ | PROT_WRITE | (executable ? PROT_EXEC : 0);

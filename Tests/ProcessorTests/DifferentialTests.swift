@@ -11,15 +11,15 @@ import Testing
     private static let cases = UInt64(environment["APUS_CASES"] ?? "") ?? 500
 
     private func check(
-        _ kind: String, base: UInt64, length: Int, unmasked: Bool = false,
+        _ kind: String, base: UInt64, length: Int, unmasked: Bool = false, bits: Int = 64,
         _ generate: (inout InstructionGenerator) -> Void
     ) throws {
-        let user = try UserGuest()
+        let user = try UserGuest(bits: bits)
         var failures: [String: [String]] = [:]
         var seeds = Array(base..<base + Self.cases)
         if let seed = UInt64(Self.environment["APUS_SEED"] ?? "") { seeds = [seed] }
         for seed in seeds {
-            var generator = InstructionGenerator(seed: seed)
+            var generator = InstructionGenerator(seed: seed, bits: bits)
             let state = generator.state(unmasked: unmasked)
             let data = (0..<UserGuest.dataBytes / 8).flatMap { _ in
                 withUnsafeBytes(of: generator.value()) { Array($0) }
@@ -78,6 +78,16 @@ import Testing
             case 1: $0.x87()
             default: $0.integer()
             }
+        }
+    }
+
+    @Test func integerInstructionsOf32BitCodeDoWhatTheHostDoes() throws {
+        try check("integer 32", base: 5_000_000, length: 12, bits: 32) { $0.integer() }
+    }
+
+    @Test func vectorAndX87InstructionsOf32BitCodeDoWhatTheHostDoes() throws {
+        try check("vector 32", base: 6_000_000, length: 8, bits: 32) {
+            if $0.random.chance(2) { $0.x87() } else { $0.vector() }
         }
     }
 }

@@ -1,7 +1,8 @@
-// Random 64-bit user instructions that stay inside the sandbox.
+// Random user instructions, of 64-bit or 32-bit code, that stay inside the sandbox.
 // Source: Intel SDM volume 2, opcode maps; operands by our own choice.
 // Made: integer, string, branch, MMX, SSE, x87 instructions. Not made: system, FS and GS, undefined encodings.
-// Quirks: R15 points to the middle of the data, R14 is a small multiple of 16, RSP the stack: none is a destination.
+// Quirks: R15 (32 bits: EBP) points to the middle of the data, R14 is a small multiple of 16, RSP the stack: none
+// of them is a destination.
 
 import CProcessor
 
@@ -29,9 +30,14 @@ struct InstructionGenerator {
     private(set) var starts: [Int] = []
 
     static let middle = UserGuest.data + 4096
-    private static let registers = [0, 1, 2, 3, 5, 6, 7, 8, 9, 10, 11, 12, 13]
+    private let registers: [Int]
+    private let is64: Bool
 
-    init(seed: UInt64) { random = SeededGenerator(seed: seed) }
+    init(seed: UInt64, bits: Int = 64) {
+        random = SeededGenerator(seed: seed)
+        is64 = bits == 64
+        registers = is64 ? [0, 1, 2, 3, 5, 6, 7, 8, 9, 10, 11, 12, 13] : [0, 1, 2, 3, 6, 7]
+    }
 
     mutating func emit(_ code: UInt8...) { bytes += code }
     private mutating func emit32(_ value: Int) {
@@ -41,7 +47,7 @@ struct InstructionGenerator {
         let value = random.chance(3) ? UInt64(bitPattern: Int64(random.below(5) - 2)) : random.next()
         return withUnsafeBytes(of: value) { Array($0.prefix(size)) }
     }
-    private mutating func register() -> Int { Self.registers[random.below(Self.registers.count)] }
+    private mutating func register() -> Int { registers[random.below(registers.count)] }
 
     /// One instruction with ModRM. `rm` nil: a memory operand, aligned to `align`.
     private mutating func encode(
@@ -49,8 +55,14 @@ struct InstructionGenerator {
         align: Int = 1, immediate: [UInt8] = []
     ) {
         let form = rm == nil ? random.below(6) : 0
-        if rm == nil, form == 5 { emit(0x67) }
+        if rm == nil, form == 5, is64 { emit(0x67) }
         bytes += prefixes
+        guard is64 else {
+            bytes += opcode
+            if let rm { emit(0xC0 | UInt8(reg & 7) << 3 | UInt8(rm & 7)) } else { memory32(form, reg, align) }
+            bytes += immediate
+            return
+        }
         var prefix: UInt8 = wide ? 0x48 : 0x40
         if reg >= 8 { prefix |= 4 }
         if let rm { if rm >= 8 { prefix |= 1 } } else if form != 3, form != 4 { prefix |= 1 }
@@ -64,6 +76,24 @@ struct InstructionGenerator {
             memory(form, field, align: align, behind: immediate.count)
         }
         bytes += immediate
+    }
+
+    private mutating func memory32(_ form: Int, _ reg: Int, _ align: Int) {
+        let field = UInt8(reg & 7) << 3
+        let offset = (random.below(1800) - 900) & ~(align - 1)
+        switch form {
+        case 0, 1: emit(0x45 | field, UInt8(truncatingIfNeeded: (random.below(240) - 120) & ~(align - 1)))
+        case 2:
+            // No base, EBP as the index.
+            emit(0x04 | field, 0x2D)
+            emit32(offset)
+        case 3:
+            emit(0x05 | field)
+            emit32(Int(Self.middle) + offset)
+        default:
+            emit(0x85 | field)
+            emit32(offset)
+        }
     }
 
     private mutating func memory(_ form: Int, _ field: UInt8, align: Int, behind: Int) {
@@ -93,7 +123,7 @@ struct InstructionGenerator {
     private mutating func size() -> (wide: Bool, prefixes: [UInt8], bytes: Int) {
         switch random.below(4) {
         case 0: (false, [0x66], 2)
-        case 1: (true, [], 8)
+        case 1: (is64, [], is64 ? 8 : 4)
         default: (false, [], 4)
         }
     }
@@ -102,7 +132,9 @@ struct InstructionGenerator {
 
     mutating func integer() {
         begin()
-        switch random.below(27) {
+        if !is64, random.chance(8) { return legacy() }
+        switch random.below(28) {
+        case 26: absolute()
         case 0, 1, 2: arithmetic()
         case 3: groupOne()
         case 4: sized(random.chance(2) ? [0x84] : [0x88])
@@ -195,10 +227,48 @@ struct InstructionGenerator {
         let digit = random.chance(4) ? 6 + random.below(2) : random.below(6)
         if digit >= 6 {
             // Half of the divisions have a dividend that fits.
-            if random.chance(2) { emit(0x31, 0xD2) } else { emit(0x48, 0x99) }
+            if random.chance(2) { emit(0x31, 0xD2) } else if is64 { emit(0x48, 0x99) } else { emit(0x99) }
             begin()
         }
         sizedGroup(0xF6, digit, immediate: digit < 2)
+    }
+
+    /// What 64-bit mode has not: decimal adjustment, one-byte INC and DEC, BOUND, INTO, 16-bit addresses.
+    private mutating func legacy() {
+        switch random.below(9) {
+        // DAA and DAS leave OF undefined: SETC AL; TEST AL, AL.
+        case 0: emit([0x27, 0x2F][random.below(2)], 0x0F, 0x92, 0xC0, 0x84, 0xC0)
+        case 1: emit([0x37, 0x3F][random.below(2)])
+        case 2: emit(0xD4, UInt8(random.chance(2) ? 10 : random.below(256)))
+        case 3: emit(0xD5, UInt8(random.chance(2) ? 10 : random.below(256)))
+        case 4:
+            if random.chance(3) { emit(0x66) }
+            emit((random.chance(2) ? 0x40 : 0x48) | UInt8(register()))
+        case 5: emit(0x60, 0x61)
+        case 6: emit(0xD6)
+        case 7:
+            emit(0x67, 0x8D, UInt8(register()) << 3 | 0x80 | UInt8(random.below(8)), 0x34, 0x92)
+        default:
+            if random.chance(2) { emit(0xCE) } else { encode([0x62], reg: register(), rm: nil) }
+        }
+    }
+
+    /// MOV between the accumulator and an absolute address; XLAT; PUSHF.
+    private mutating func absolute() {
+        if random.chance(3) {
+            if is64 { emit(0x49, 0x8D, 0x9F) } else { emit(0x8D, 0x9D) }
+            emit32(random.below(500))
+            begin()
+            emit(0xD7)
+            return
+        }
+        if random.chance(3) { return emit(0x9C) }
+        let (wide, prefixes, _) = size()
+        bytes += prefixes
+        if wide { emit(0x48) }
+        emit(0xA0 | UInt8(random.below(4)))
+        let address = Self.middle + UInt64(random.below(1000))
+        withUnsafeBytes(of: address) { bytes += Array($0.prefix(is64 ? 8 : 4)) }
     }
 
     private mutating func shift() {
@@ -272,24 +342,24 @@ struct InstructionGenerator {
 
     private mutating func compareWide() {
         let lock: [UInt8] = random.chance(2) ? [0xF0] : []
-        encode([0x0F, 0xC7], reg: 1, rm: nil, wide: random.chance(2), prefixes: lock, align: 16)
+        encode([0x0F, 0xC7], reg: 1, rm: nil, wide: is64 && random.chance(2), prefixes: lock, align: 16)
     }
 
     private mutating func simple() {
         switch random.below(10) {
         case 0: emit(0x98)
-        case 1: emit(0x48, 0x98)
+        case 1: if is64 { emit(0x48, 0x98) } else { emit(0x98) }
         case 2: emit(0x66, 0x98)
         case 3: emit(0x99)
-        case 4: emit(0x48, 0x99)
+        case 4: if is64 { emit(0x48, 0x99) } else { emit(0x99) }
         case 5: emit(0x66, 0x99)
         case 6: emit(0x9E)
         case 7: emit(0x9F)
         case 8: emit([0xF5, 0xF8, 0xF9][random.below(3)])
         default:
             let number = register()
-            emit(random.chance(2) ? (number >= 8 ? 0x49 : 0x48) : (number >= 8 ? 0x41 : 0x40), 0x0F)
-            emit(0xC8 | UInt8(number & 7))
+            if is64 { emit(random.chance(2) ? (number >= 8 ? 0x49 : 0x48) : (number >= 8 ? 0x41 : 0x40)) }
+            emit(0x0F, 0xC8 | UInt8(number & 7))
         }
     }
 
@@ -325,10 +395,10 @@ struct InstructionGenerator {
 
     private mutating func string() {
         // lea rsi, [r15+a]; lea rdi, [r15+b]; mov ecx, n
-        emit(0x49, 0x8D, 0xB7)
+        if is64 { emit(0x49, 0x8D, 0xB7) } else { emit(0x8D, 0xB5) }
         emit32(random.below(1000) - 500)
         begin()
-        emit(0x49, 0x8D, 0xBF)
+        if is64 { emit(0x49, 0x8D, 0xBF) } else { emit(0x8D, 0xBD) }
         emit32(random.below(1000) - 500)
         begin()
         emit(0xB9)
@@ -419,8 +489,9 @@ struct InstructionGenerator {
         case 0: sizedGroup(0xC6, 0, immediate: true)
         case 1:
             let number = register()
-            emit(number >= 8 ? 0x49 : 0x48, 0xB8 | UInt8(number & 7))
-            bytes += immediate(8)
+            if is64 { emit(number >= 8 ? 0x49 : 0x48) }
+            emit(0xB8 | UInt8(number & 7))
+            bytes += immediate(is64 ? 8 : 4)
         default: emit(0xB0 | UInt8(random.below(8)), UInt8(random.below(256)))
         }
     }
@@ -428,7 +499,8 @@ struct InstructionGenerator {
     private mutating func exchange() {
         if random.chance(2) { return sized([0x86], lockable: true) }
         let number = register()
-        emit(number >= 8 ? 0x49 : 0x48, 0x90 | UInt8(number & 7))
+        if is64 { emit(number >= 8 ? 0x49 : 0x48) }
+        emit(0x90 | UInt8(number & 7))
     }
 
     private mutating func lea() {
@@ -463,7 +535,7 @@ struct InstructionGenerator {
 
     private mutating func number(_ kind: OperandKind) -> Int {
         switch kind {
-        case .xmm: random.below(16)
+        case .xmm: random.below(is64 ? 16 : 8)
         case .mmx: random.below(8)
         default: register()
         }
@@ -497,6 +569,7 @@ struct InstructionGenerator {
         state.gpr[4] = UserGuest.data + 7000 & ~7
         state.gpr[14] = UInt64(random.below(8)) * 16
         state.gpr[15] = Self.middle
+        if !is64 { state.gpr[5] = Self.middle }
         state.flags = 0x202 | random.next() & 0x8D5
         func store(_ value: UInt64, _ offset: Int, _ count: Int, _ fx: inout [UInt8]) {
             withUnsafeBytes(of: value) { for index in 0..<count { fx[offset + index] = $0[index] } }

@@ -18,7 +18,8 @@ struct UserState: Equatable {
     var fx = [UInt8](repeating: 0, count: 416)
 
     /// Clears what is not compared.
-    mutating func normalize() {
+    mutating func normalize(bits: Int) {
+        if bits == 32 { gpr = gpr.enumerated().map { $0 < 8 ? $1 & 0xFFFF_FFFF : 0 } }
         flags &= 0xCD5
         for index in 5..<24 { fx[index] = 0 }
         for index in 28..<32 { fx[index] = 0 }
@@ -62,11 +63,14 @@ final class UserGuest {
     private static let kernelStack: UInt64 = 0x1_0000
 
     let guest: TinyGuest
+    /// 64-bit mode, or 32 bits in compatibility mode.
+    private let bits: Int
     private let sandbox: RAM
     private let hostCode: UnsafeMutableRawPointer
     private let hostData: UnsafeMutableRawPointer
 
-    init() throws {
+    init(bits: Int = 64) throws {
+        self.bits = bits
         sandbox = try RAM(start: Self.code, bytes: 2 << 20)
         guest = TinyGuest([try RAM(start: 0, bytes: 2 << 20), sandbox])
         guard let code = native_map(Self.code, 65536, true), let data = native_map(Self.data, Self.dataBytes, false)
@@ -88,7 +92,8 @@ final class UserGuest {
         guest.write64(Self.code | 0x87, at: 0x3000 + 8 * (Self.code >> 21))
         // Kernel code and data, user data and code, TSS.
         let descriptors: [UInt64] = [
-            0, 0x00AF_9B00_0000_FFFF, 0x00CF_9300_0000_FFFF, 0, 0x00CF_F300_0000_FFFF, 0x00AF_FB00_0000_FFFF,
+            0, 0x00AF_9B00_0000_FFFF, 0x00CF_9300_0000_FFFF, 0x00CF_FB00_0000_FFFF, 0x00CF_F300_0000_FFFF,
+            0x00AF_FB00_0000_FFFF,
             0x0000_8B00_7000_0067, 0,
         ]
         for (index, value) in descriptors.enumerated() { guest.write64(value, at: 0x6000 + 8 * UInt64(index)) }
@@ -108,8 +113,8 @@ final class UserGuest {
         let ended = code + [0xCC]
         var host = runNatively(ended, state, data)
         var emulated = runInGuest(ended, state, data)
-        host.normalize()
-        emulated.normalize()
+        host.normalize(bits: bits)
+        emulated.normalize(bits: bits)
         var found = emulated.differences(to: host)
         let guestData = sandbox.host + Int(Self.data - Self.code)
         for index in 0..<Self.dataBytes where found.count < 12 {
@@ -129,7 +134,7 @@ final class UserGuest {
         withUnsafeMutableBytes(of: &registers.pointee.gpr) { $0.copyBytes(from: state.gpr.withUnsafeBytes(Array.init)) }
         registers.pointee.flags = state.flags
         withUnsafeMutableBytes(of: &registers.pointee.fx) { $0.copyBytes(from: state.fx) }
-        native_run(Self.code)
+        if bits == 64 { native_run(Self.code) } else { native_run32(UInt32(Self.code)) }
         var result = UserState()
         withUnsafeBytes(of: &registers.pointee.gpr) { result.gpr = Array($0.bindMemory(to: UInt64.self)) }
         result.flags = registers.pointee.flags
@@ -146,7 +151,7 @@ final class UserGuest {
         guest.engine.codeChanged(at: Self.code, bytes: UInt64(code.count))
         enterUserMode()
         for index in 0..<16 { apus_gpr_at(cpu, UInt32(index)).pointee = state.gpr[index] }
-        cpu.setRFLAGS(state.flags, writable: 0xCD5)
+        cpu.setRFLAGS(state.flags, writable: 0xED5)
         cpu.fpuImage.copyMemory(from: state.fx, byteCount: 416)
         cpu.pointee.rip = Self.code
         let exit = guest.run()
@@ -175,7 +180,7 @@ final class UserGuest {
         cpu.pointee.cr4 = 0x620
         cpu.pointee.efer = 0xD01
         cpu.pointee.cpl = 3
-        set(Seg.cs, 0x2B, access: 0xA0FB)
+        set(Seg.cs, bits == 64 ? 0x2B : 0x1B, access: bits == 64 ? 0xA0FB : 0xC0FB)
         for index in [Seg.ss, Seg.ds, Seg.es] { set(index, 0x23, access: 0xC0F3) }
         set(Seg.tr, 0x30, access: 0x8B, base: 0x7000, limit: 0x67)
         cpu.pointee.gdtr = apus_table(base: 0x6000, limit: 0x3F)

@@ -34,6 +34,9 @@ void *_Nullable native_memory(size_t bytes);
 /// Runs the code at `address` until an exception; SIGTRAP, SIGSEGV, SIGBUS, SIGILL and SIGFPE are caught meanwhile.
 void native_run(uint64_t address);
 
+/// The same in compatibility mode: 32-bit code, the lower halves of the first eight registers.
+void native_run32(uint32_t address);
+
 /// Inflates a gzip file; the caller frees the result. NULL: no such file, or damaged.
 uint8_t *_Nullable native_gunzip(const char *_Nonnull path, size_t *_Nonnull bytes);
 
