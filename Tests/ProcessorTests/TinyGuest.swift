@@ -48,7 +48,8 @@ final class TinyGuest {
 
     var cpu: UnsafeMutablePointer<apus_vcpu> { engine.cpu }
 
-    init(_ memory: [RAM]) {
+    /// `patience`: milliseconds that one run may take.
+    init(_ memory: [RAM], patience: Int = 2000) {
         self.memory = memory
         attention = .allocate(capacity: 1)
         attention.initialize(to: 0)
@@ -70,7 +71,7 @@ final class TinyGuest {
         let timer = DispatchSource.makeTimerSource(queue: .global())
         nonisolated(unsafe) let (word, count) = (attention, progress)
         nonisolated(unsafe) var last = UInt64.max
-        timer.schedule(deadline: .now() + 2, repeating: 2)
+        timer.schedule(deadline: .now() + .milliseconds(patience), repeating: .milliseconds(patience))
         timer.setEventHandler {
             if count.pointee == last { word.pointee = 1 }
             last = count.pointee
@@ -81,7 +82,7 @@ final class TinyGuest {
 
     deinit { watchdog.cancel() }
 
-    /// Runs until HLT, shutdown or two seconds.
+    /// Runs until HLT, shutdown or the end of patience.
     func run() -> EngineExit {
         progress.pointee &+= 1
         attention.pointee = 0
