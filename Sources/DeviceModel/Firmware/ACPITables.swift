@@ -158,7 +158,8 @@ extension ACPITables {
         var body = UInt32(0xFEE0_0000).littleEndianBytes + UInt32(1).littleEndianBytes
         for index in 0..<machine.vcpus {
             let id = UInt8(truncatingIfNeeded: index)
-            body += [0, 8, id, id] + UInt32(1).littleEndianBytes
+            // Xen gives vCPU n the local APIC id 2n; the hypervisor's chips have the same.
+            body += [0, 8, id, id &* 2] + UInt32(1).littleEndianBytes
         }
         body += [1, 12, 1, 0] + UInt32(0xFEC0_0000).littleEndianBytes + UInt32(0).littleEndianBytes
         // ISA interrupt 0 is input 2; 9 (SCI) is active high, level triggered.
