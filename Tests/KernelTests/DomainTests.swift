@@ -192,6 +192,10 @@ private final class Bench {
         #expect(turns.count.load(ordering: .relaxed) == stopped)
         #expect(domain.pages.guestNanoseconds == time)
         #expect(time < 1_000_000_000)
+        domain.unpause()
+        #expect(bench.until { turns.count.load(ordering: .relaxed) > stopped })
+        let corrections = bench.engines[0].log.withLock { $0.filter { $0 == "time stood still" }.count }
+        #expect(corrections == 2, "the time stamp counter is told of both pauses")
     }
     final class Turns: Sendable { let count = Atomic<Int>(0) }
 

@@ -28,6 +28,7 @@ final class FakeEngine: VCPUEngine, @unchecked Sendable {
     func reset(powerOn: Bool, isBootProcessor: Bool) { note("reset \(powerOn)") }
     func startup(vector: UInt8) { note("startup \(vector)") }
     func memoryMapChanged() { note("map") }
+    func timeStoodStill(ticks: UInt64) { note("time stood still") }
     func codeChanged(at address: UInt64, bytes: UInt64) { note("code \(address) \(bytes)") }
     func physicalAddress(ofLinear address: UInt64) -> UInt64? { address < 1 << 20 ? address : nil }
     subscript(register register: Int) -> UInt64 {

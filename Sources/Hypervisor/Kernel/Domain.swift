@@ -36,7 +36,8 @@ final class Domain: @unchecked Sendable {
     private let posting = Mutex<Void>(())
     private let ending = Mutex<EndReason?>(nil)
     private let ends = Atomic<Bool>(false)
-    private let pausing = Mutex<Bool>(false)
+    /// While paused, the host's time stamp counter at that moment.
+    private let pausing = Mutex<UInt64?>(nil)
     private let unknownHypercalls = Mutex<Set<UInt64>>([])
     private let ended: HostEvent
     private let logger: @Sendable (String) -> Void
@@ -98,23 +99,25 @@ final class Domain: @unchecked Sendable {
 
     // MARK: pause
 
-    var isPaused: Bool { pausing.withLock { $0 } }
+    var isPaused: Bool { pausing.withLock { $0 != nil } }
 
     func pause() {
-        pausing.withLock { paused in
-            guard !paused else { return }
-            paused = true
+        pausing.withLock { since in
+            guard since == nil else { return }
             gate.close()
             pages.pause()
+            since = Clock.sample().ticks
             chipset.wakeTimer()
         }
     }
 
     func unpause() {
-        pausing.withLock { paused in
-            guard paused else { return }
-            paused = false
+        pausing.withLock { since in
+            guard let stopped = since else { return }
+            since = nil
             pages.unpause()
+            let ticks = Clock.sample().ticks &- stopped
+            for vcpu in vcpus { vcpu.send(.timeStoodStill(ticks: ticks)) }
             gate.open()
             chipset.wakeTimer()
         }

@@ -27,6 +27,7 @@ internal import Synchronization
     enum Errand {
         case memoryMapChanged
         case codeChanged(at: UInt64, bytes: UInt64)
+        case timeStoodStill(ticks: UInt64)
     }
 
     init(_ index: Int, _ domain: Domain, _ make: EngineMaker) {
@@ -92,6 +93,7 @@ internal import Synchronization
             switch errand {
             case .memoryMapChanged: engine.memoryMapChanged()
             case .codeChanged(let address, let bytes): engine.codeChanged(at: address, bytes: bytes)
+            case .timeStoodStill(let ticks): engine.timeStoodStill(ticks: ticks)
             }
         }
     }

@@ -37,6 +37,8 @@ public protocol VCPUEngine: AnyObject {
     func memoryMapChanged()
     /// Forgets code decoded from these bytes of guest RAM; another process wrote them.
     func codeChanged(at address: UInt64, bytes: UInt64)
+    /// Guest time stood still for so many ticks of the host's time stamp counter; the guest's goes on where it was.
+    func timeStoodStill(ticks: UInt64)
     /// Instructions retired so far, for statistics; nil if unknown.
     var instructions: UInt64? { get }
     /// General registers in hardware order (RAX, RCX, RDX, RBX, RSP ... R15), for hypercalls.

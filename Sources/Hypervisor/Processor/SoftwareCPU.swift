@@ -99,6 +99,8 @@ public final class SoftwareCPU: VCPUEngine {
 
     public func codeChanged(at address: UInt64, bytes: UInt64) { cpu.forgetCode(address, bytes) }
 
+    public func timeStoodStill(ticks: UInt64) { cpu.pointee.tsc_offset &-= ticks }
+
     public var instructions: UInt64? { cpu.pointee.instructions }
 
     public subscript(register register: Int) -> UInt64 {
