@@ -90,4 +90,14 @@ import Testing
             if $0.random.chance(2) { $0.x87() } else { $0.vector() }
         }
     }
+
+    @Test(arguments: [64, 32]) func savedAndRestoredStateIsTheHosts(bits: Int) throws {
+        try check("state \(bits)", base: 7_000_000, length: 4, bits: bits) {
+            switch $0.random.below(3) {
+            case 0: $0.x87()
+            case 1: $0.vector()
+            default: $0.saveAndRestore()
+            }
+        }
+    }
 }

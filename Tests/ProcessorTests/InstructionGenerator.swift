@@ -562,6 +562,73 @@ struct InstructionGenerator {
         }
     }
 
+    /// An instruction with the operand `offset` behind the middle of the data.
+    private mutating func fixed(_ prefixes: [UInt8], _ opcode: [UInt8], _ digit: Int, _ offset: Int, wide: Bool = false)
+    {
+        bytes += prefixes
+        if is64 { emit(wide ? 0x49 : 0x41) }
+        bytes += opcode
+        emit((is64 ? 0x87 : 0x85) | UInt8(digit) << 3)
+        emit32(offset)
+    }
+
+    /// MOV DWORD or WORD [middle + offset], value.
+    private mutating func put(_ value: UInt64, _ offset: Int, isWord: Bool = false) {
+        fixed(isWord ? [0x66] : [], [0xC7], 0, offset)
+        withUnsafeBytes(of: value) { bytes += Array($0.prefix(isWord ? 2 : 4)) }
+    }
+
+    /// Saving and restoring of x87 and SSE state; pointers are cleared, because hosts differ about them.
+    mutating func saveAndRestore() {
+        begin()
+        let area = 1024
+        switch random.below(6) {
+        case 0:
+            let wide = is64 && random.chance(2)
+            fixed([], [0x0F, 0xAE], 0, area, wide: wide)
+            put(0, area + 6, isWord: true)
+            for offset in stride(from: 8, to: 24, by: 4) { put(0, area + offset) }
+            if random.chance(2) { put(random.next() & 0x1F3F | 0x7F, area, isWord: true) }
+            if random.chance(2) { put(random.next() & 0x7F7F, area + 2, isWord: true) }
+            if random.chance(2) { put(random.next() & 0xFF, area + 4, isWord: true) }
+            if random.chance(2) { put(random.next() & (random.chance(8) ? 0x1FFFF : 0xFFFF) | 0x1F80, area + 24) }
+            if random.chance(2) { x87() }
+            begin()
+            fixed([], [0x0F, 0xAE], 1, area, wide: wide)
+        case 1:
+            put(random.next() & (random.chance(4) ? 0x1FFFF : 0xFFFF) | 0x1F80, area)
+            fixed([], [0x0F, 0xAE], 2, area)
+        case 2: fixed([], [0x0F, 0xAE], 3, area + 4)
+        case 3:
+            put(random.next() | 0x3F, area, isWord: true)
+            fixed([], [0xD9], 5, area)
+        default: environment(area)
+        }
+    }
+
+    /// FNSTENV and FLDENV, or FNSAVE and FRSTOR, in the 16-bit or the 32-bit layout.
+    private mutating func environment(_ area: Int) {
+        let half: [UInt8] = random.chance(3) ? [0x66] : []
+        let opcode: UInt8 = random.chance(2) ? 0xD9 : 0xDD
+        fixed(half, [opcode], 6, area)
+        if half.isEmpty {
+            for offset in stride(from: 12, to: 28, by: 4) { put(0, area + offset) }
+        } else {
+            for offset in stride(from: 6, to: 14, by: 2) { put(0, area + offset, isWord: true) }
+        }
+        if random.chance(2) { x87() }
+        if random.chance(2) {
+            begin()
+            put(random.next() & 0x7F7F, area + (half.isEmpty ? 4 : 2), isWord: true)
+        }
+        if random.chance(2) {
+            begin()
+            put(random.next(), area + (half.isEmpty ? 8 : 4), isWord: true)
+        }
+        begin()
+        fixed(half, [opcode], 4, area)
+    }
+
     /// Registers, flags and FPU state to start from.
     mutating func state(unmasked: Bool) -> UserState {
         var state = UserState()

@@ -1,7 +1,7 @@
 // FXSAVE, XSAVE, MXCSR, and the older x87 environments in their four layouts.
 // Source: Intel SDM volume 1 §8.1.10 (figures 8-9 to 8-12), §10.5, §13.4-13.11; volume 2 instruction pages.
 // Modelled: XSAVE, XSAVEOPT, XSAVEC, XRSTOR for x87 and SSE. Not modelled: XSAVES, init and modified optimisation.
-// Quirks: FXSAVE leaves bytes 464 to 511 of the operand as they are.
+// Quirks: FXSAVE leaves bytes 416 to 511 of the operand as they are.
 
 internal import CProcessor
 
@@ -66,7 +66,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
 
     /// The first `bytes` of the image as FXSAVE stores it, into `target`.
     private func writeLegacyImage(_ target: UnsafeMutableRawPointer, wide: Bool) {
-        target.copyMemory(from: fpuImage, byteCount: FXSAVEOffset.available)
+        target.copyMemory(from: fpuImage, byteCount: FXSAVEOffset.end)
         target.storeBytes(of: apus_host_mxcsr_mask(), toByteOffset: FXSAVEOffset.mxcsrMask, as: UInt32.self)
         target.storeBytes(of: 0, toByteOffset: 5, as: UInt8.self)
         if wide || !is64Bit { return }
@@ -82,7 +82,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
             writeLegacyImage(image, wide: isWide(insn))
             // Outside 64-bit mode XMM8 to XMM15 are not written (SDM vol. 2, FXSAVE).
             try probeWrite(segment, address, 512)
-            try copyOut(segment, address, from: image, bytes: is64Bit ? FXSAVEOffset.available : 288)
+            try copyOut(segment, address, from: image, bytes: is64Bit ? FXSAVEOffset.end : 288)
         }
     }
 

@@ -17,7 +17,7 @@ enum FXSAVEOffset {
     static var mxcsrMask: Int { 28 }
     static var st: Int { 32 }
     static var xmm: Int { 160 }
-    static var available: Int { 464 }
+    static var end: Int { 416 }
 }
 
 extension UnsafeMutablePointer where Pointee == apus_vcpu {
