@@ -2,94 +2,98 @@ import Foundation
 import Glibc
 import Testing
 
-/// What goes wrong outside the guest: one clear error, nothing left behind, others unharmed.
-@Suite("Failures", .serialized) struct FailureTests {
-    static let iso = "/usr/lib/memtest86+/memtest86+x64.iso"
+extension Guests {
+    /// What goes wrong outside the guest: one clear error, nothing left behind, others unharmed.
+    @Suite("Failures", .serialized) struct FailureTests {
+        static let iso = "/usr/lib/memtest86+/memtest86+x64.iso"
 
-    /// Runs `xl create` on a config that must fail; the error it prints.
-    private func refused(_ name: String, _ lines: String) throws -> String {
-        let file = Site.run.appendingPathComponent("\(name).cfg")
-        try Data("name = '\(name)-\(getpid())'\ntype = 'hvm'\n\(lines)\n".utf8).write(to: file)
-        let created = try Site.xl("create", file.path)
-        #expect(created.status != 0, "\(name) was accepted")
-        #expect(try Site.xl("list", "\(name)-\(getpid())").status != 0, "\(name) left a domain behind")
-        return created.error
-    }
-
-    @Test("A missing ISO is named") func missingISO() throws {
-        let error = try refused("missing", "memory = 64\nboot = 'd'\ndisk = ['file:/nowhere/x.iso,hdc:cdrom,r']")
-        #expect(error.contains("/nowhere/x.iso"))
-    }
-
-    @Test("An empty ISO is refused by name") func emptyISO() throws {
-        let file = Site.run.appendingPathComponent("empty.iso")
-        try Data().write(to: file)
-        let error = try refused("empty", "memory = 64\nboot = 'd'\ndisk = ['file:\(file.path),hdc:cdrom,r']")
-        #expect(error.contains("empty.iso"))
-    }
-
-    @Test("Every syntax error of a file is reported with its line and column") func syntax() throws {
-        let error = try refused("syntax", "memory = = 3\nvcpus = 'x\ndisk = [")
-        #expect(error.contains(":3"), "line 3 is named in: \(error)")
-        #expect(error.contains(":4"), "line 4 is named in: \(error)")
-    }
-
-    @Test("More memory than the host has is refused") func memory() throws {
-        let error = try refused("huge", "memory = 9000000\ndisk = ['file:\(Self.iso),hdc:cdrom,r']")
-        #expect(error.lowercased().contains("memory"))
-    }
-
-    @Test("A taken VNC port is named") func port() throws {
-        let socket = Glibc.socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
-        defer { close(socket) }
-        var address = sockaddr_in()
-        address.sin_family = sa_family_t(AF_INET)
-        address.sin_port = in_port_t(5977).bigEndian
-        address.sin_addr.s_addr = UInt32(0x7F00_0001).bigEndian
-        let bound = withUnsafePointer(to: &address) {
-            $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
-                bind(socket, $0, socklen_t(MemoryLayout<sockaddr_in>.size))
-            }
+        /// Runs `xl create` on a config that must fail; the error it prints.
+        private func refused(_ name: String, _ lines: String) throws -> String {
+            let file = Site.run.appendingPathComponent("\(name).cfg")
+            try Data("name = '\(name)-\(getpid())'\ntype = 'hvm'\n\(lines)\n".utf8).write(to: file)
+            let created = try Site.xl("create", file.path)
+            #expect(created.status != 0, "\(name) was accepted")
+            #expect(try Site.xl("list", "\(name)-\(getpid())").status != 0, "\(name) left a domain behind")
+            return created.error
         }
-        try #require(bound == 0 && listen(socket, 1) == 0)
-        let error = try refused(
-            "port",
-            "memory = 64\nvnc = 1\nvncdisplay = 77\nvncunused = 0\ndisk = ['file:\(Self.iso),hdc:cdrom,r']")
-        #expect(error.contains("5977"))
-    }
 
-    @Test(
-        "Killing one process ends its domain, removes its files and leaves the other domain alone",
-        arguments: [
-            "hypervisor", "device-model",
-        ])
-    func killed(program: String) throws {
-        let victim = try Domain("victim-\(program)", HVMTests.cdrom(Self.iso, memory: 64))
-        let bystander = try Domain("bystander-\(program)", HVMTests.cdrom(Self.iso, memory: 64))
-        let directory = victim.directory
-        #expect(try processes(of: directory).count == 2)
-        let target = try #require(try processes(of: directory).first { $0.name == program })
-        kill(target.id, SIGKILL)
-        let end = Date().addingTimeInterval(20)
-        while victim.isListed, Date() < end { usleep(100_000) }
-        #expect(!victim.isListed)
-        usleep(500_000)
-        #expect(try processes(of: directory).isEmpty, "a process of the killed domain is still there")
-        #expect(!FileManager.default.fileExists(atPath: directory.path), "files of the killed domain are still there")
-        #expect(bystander.isListed)
-        try bystander.waitForScreen("Memtest86+", "Pass")
-    }
+        @Test("A missing ISO is named") func missingISO() throws {
+            let error = try refused("missing", "memory = 64\nboot = 'd'\ndisk = ['file:/nowhere/x.iso,hdc:cdrom,r']")
+            #expect(error.contains("/nowhere/x.iso"))
+        }
 
-    /// The processes that serve the domain of `directory`.
-    private func processes(of directory: URL) throws -> [(id: pid_t, name: String)] {
-        try FileManager.default.contentsOfDirectory(atPath: "/proc").compactMap { entry in
-            guard let id = pid_t(entry), let line = FileManager.default.contents(atPath: "/proc/\(id)/cmdline") else {
-                return nil
+        @Test("An empty ISO is refused by name") func emptyISO() throws {
+            let file = Site.run.appendingPathComponent("empty.iso")
+            try Data().write(to: file)
+            let error = try refused("empty", "memory = 64\nboot = 'd'\ndisk = ['file:\(file.path),hdc:cdrom,r']")
+            #expect(error.contains("empty.iso"))
+        }
+
+        @Test("Every syntax error of a file is reported with its line and column") func syntax() throws {
+            let error = try refused("syntax", "memory = = 3\nvcpus = 'x\ndisk = [")
+            #expect(error.contains(":3"), "line 3 is named in: \(error)")
+            #expect(error.contains(":4"), "line 4 is named in: \(error)")
+        }
+
+        @Test("More memory than the host has is refused") func memory() throws {
+            let error = try refused("huge", "memory = 9000000\ndisk = ['file:\(Self.iso),hdc:cdrom,r']")
+            #expect(error.lowercased().contains("memory"))
+        }
+
+        @Test("A taken VNC port is named") func port() throws {
+            let socket = Glibc.socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
+            defer { close(socket) }
+            var address = sockaddr_in()
+            address.sin_family = sa_family_t(AF_INET)
+            address.sin_port = in_port_t(5977).bigEndian
+            address.sin_addr.s_addr = UInt32(0x7F00_0001).bigEndian
+            let bound = withUnsafePointer(to: &address) {
+                $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+                    bind(socket, $0, socklen_t(MemoryLayout<sockaddr_in>.size))
+                }
             }
-            let words = line.split(separator: 0).map { String(decoding: $0, as: UTF8.self) }
-            guard words.contains(directory.path), let program = words.first else { return nil }
-            let name = URL(fileURLWithPath: program).lastPathComponent
-            return ["hypervisor", "device-model"].contains(name) ? (id, name) : nil
+            try #require(bound == 0 && listen(socket, 1) == 0)
+            let error = try refused(
+                "port",
+                "memory = 64\nvnc = 1\nvncdisplay = 77\nvncunused = 0\ndisk = ['file:\(Self.iso),hdc:cdrom,r']")
+            #expect(error.contains("5977"))
+        }
+
+        @Test(
+            "Killing one process ends its domain, removes its files and leaves the other domain alone",
+            arguments: [
+                "hypervisor", "device-model",
+            ])
+        func killed(program: String) throws {
+            let victim = try Domain("victim-\(program)", Guests.HVMTests.cdrom(Self.iso, memory: 64))
+            let bystander = try Domain("bystander-\(program)", Guests.HVMTests.cdrom(Self.iso, memory: 64))
+            let directory = victim.directory
+            #expect(try processes(of: directory).count == 2)
+            let target = try #require(try processes(of: directory).first { $0.name == program })
+            kill(target.id, SIGKILL)
+            let end = Date().addingTimeInterval(20)
+            while victim.isListed, Date() < end { usleep(100_000) }
+            #expect(!victim.isListed)
+            usleep(500_000)
+            #expect(try processes(of: directory).isEmpty, "a process of the killed domain is still there")
+            #expect(
+                !FileManager.default.fileExists(atPath: directory.path), "files of the killed domain are still there")
+            #expect(bystander.isListed)
+            try bystander.waitForScreen("Memtest86+", "Pass")
+        }
+
+        /// The processes that serve the domain of `directory`.
+        private func processes(of directory: URL) throws -> [(id: pid_t, name: String)] {
+            try FileManager.default.contentsOfDirectory(atPath: "/proc").compactMap { entry in
+                guard let id = pid_t(entry), let line = FileManager.default.contents(atPath: "/proc/\(id)/cmdline")
+                else {
+                    return nil
+                }
+                let words = line.split(separator: 0).map { String(decoding: $0, as: UTF8.self) }
+                guard words.contains(directory.path), let program = words.first else { return nil }
+                let name = URL(fileURLWithPath: program).lastPathComponent
+                return ["hypervisor", "device-model"].contains(name) ? (id, name) : nil
+            }
         }
     }
 }

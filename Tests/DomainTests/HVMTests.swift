@@ -1,92 +1,97 @@
 import Foundation
 import Testing
 
-/// Real guests, from `xl create` to what the VNC client and the console show.
-@Suite("HVM guests", .serialized) struct HVMTests {
-    static let floppy = "/usr/lib/grub-rescue/grub-rescue-floppy.img"
+/// One guest at a time: the machine has two cores, and a guest takes both.
+@Suite("Guests", .serialized) enum Guests {}
 
-    static func cdrom(_ iso: String, memory: Int = 256, extra: String = "") -> String {
-        """
-        type = 'hvm'
-        memory = \(memory)
-        vcpus = 1
-        boot = 'd'
-        disk = ['file:\(iso),hdc:cdrom,r']
-        vnc = 1
-        serial = 'pty'
-        \(extra)
-        """
-    }
+extension Guests {
+    /// Real guests, from `xl create` to what the VNC client and the console show.
+    @Suite("HVM guests", .serialized) struct HVMTests {
+        static let floppy = "/usr/lib/grub-rescue/grub-rescue-floppy.img"
 
-    @Test("memtest86+ runs its tests on screen", arguments: ["x64", "ia32"])
-    func memtest(flavour: String) throws {
-        let domain = try Domain(
-            "memtest-\(flavour)", Self.cdrom("/usr/lib/memtest86+/memtest86+\(flavour).iso", memory: 64))
-        try domain.waitForScreen("Memtest86+", "Pass", "Test")
-    }
-
-    @Test("GRUB's rescue CD gives a prompt whose ls shows the CD and the disk")
-    func grubCD() throws {
-        let disk = try Site.makeDisk("grub-disk.img", bytes: 64 << 20)
-        let domain = try Domain(
-            "grub-cd",
-            Self.cdrom("/usr/lib/grub-rescue/grub-rescue-cdrom.iso")
-                + "\ndisk += ['file:\(disk.path),hda,w']")
-        try domain.waitForScreen("grub>")
-        try domain.viewer().type("ls\n")
-        try domain.waitForScreen("(hd0)", "(cd0")
-    }
-
-    @Test("GRUB's rescue floppy boots")
-    func grubFloppy() throws {
-        let domain = try Domain(
-            "grub-floppy",
-            "type = 'hvm'\nmemory = 64\nboot = 'a'\nvnc = 1\ndisk = ['file:\(Self.floppy),fda,r']")
-        try domain.waitForScreen("grub", within: 180)
-    }
-
-    @Test("iPXE reaches its prompt")
-    func ipxe() throws {
-        let domain = try Domain("ipxe", Self.cdrom("/usr/lib/ipxe/ipxe.iso", memory: 64))
-        try domain.waitForScreen("iPXE", within: 120)
-    }
-
-    @Test("A Debian kernel boots to a shell on the console, sees its machine, and powers off")
-    func linux() throws {
-        let disk = try Site.makeDisk("linux-disk.img", bytes: 64 << 20)
-        let domain = try Domain(
-            "linux",
-            Self.cdrom(Site.guests.appendingPathComponent("linux.iso").path, memory: 512)
-                + "\ndisk += ['file:\(disk.path),hda,w']")
-        let console = try domain.console()
-        try console.wait(for: "APUS-GUEST-READY", within: 900)
-        try console.wait(for: "guest#")
-        let pci = try console.run("cat /sys/bus/pci/devices/*/uevent | grep PCI_ID | sort | tr '\\n' ' '")
-        for id in ["8086:1237", "8086:7000", "8086:7010", "8086:7113", "1234:1111"] {
-            #expect(pci.contains("PCI_ID=\(id)"), "no PCI device \(id) in \(pci)")
+        static func cdrom(_ iso: String, memory: Int = 256, extra: String = "") -> String {
+            """
+            type = 'hvm'
+            memory = \(memory)
+            vcpus = 1
+            boot = 'd'
+            disk = ['file:\(iso),hdc:cdrom,r']
+            vnc = 1
+            serial = 'pty'
+            \(extra)
+            """
         }
-        let block = try console.run("ls /sys/block")
-        #expect(block.contains("sda") && block.contains("sr0"))
-        let copied = try console.run(
-            "mount -t iso9660 /dev/sr0 /mnt && dd if=/mnt/vmlinuz of=/dev/sda bs=64k 2>/dev/null && sync"
-                + " && md5sum < /mnt/vmlinuz", within: 300)
-        #expect(copied.contains("DONE-0"))
-        let messages = try console.run("dmesg | grep -ciE 'WARNING:|BUG:|Oops'")
-        #expect(messages.contains("\n0\r\n") || messages.contains("\n0\n"), "the kernel complained: \(messages)")
-        console.send("poweroff -f\n")
-        let end = Date().addingTimeInterval(60)
-        while domain.isListed, Date() < end { usleep(200_000) }
-        #expect(!domain.isListed, "powered off through ACPI")
-    }
 
-    @Test("The installer reaches its language screen and answers keys")
-    func installer() throws {
-        let domain = try Domain(
-            "installer", Self.cdrom(Site.guests.appendingPathComponent("installer.iso").path, memory: 1024))
-        try domain.waitForScreen("installer menu", "Advanced options", within: 120)
-        try domain.viewer().key(Keysym.enter)
-        try domain.waitForScreen("Select a language", within: 1800)
-        try domain.viewer().key(Keysym.enter)
-        try domain.waitForScreen("Select your location", within: 120)
+        @Test("memtest86+ runs its tests on screen", arguments: ["x64", "ia32"])
+        func memtest(flavour: String) throws {
+            let domain = try Domain(
+                "memtest-\(flavour)", Self.cdrom("/usr/lib/memtest86+/memtest86+\(flavour).iso", memory: 64))
+            try domain.waitForScreen("Memtest86+", "Pass", "Test")
+        }
+
+        @Test("GRUB's rescue CD gives a prompt whose ls shows the CD and the disk")
+        func grubCD() throws {
+            let disk = try Site.makeDisk("grub-disk.img", bytes: 64 << 20)
+            let domain = try Domain(
+                "grub-cd",
+                Self.cdrom("/usr/lib/grub-rescue/grub-rescue-cdrom.iso")
+                    + "\ndisk += ['file:\(disk.path),hda,w']")
+            try domain.press(0x63, until: "grub>")  // c
+            try domain.viewer().type("\nls\n")
+            try domain.waitForScreen("(hd0)", "(cd0")
+        }
+
+        @Test("GRUB's rescue floppy boots")
+        func grubFloppy() throws {
+            let domain = try Domain(
+                "grub-floppy",
+                "type = 'hvm'\nmemory = 64\nboot = 'a'\nvnc = 1\ndisk = ['file:\(Self.floppy),fda,r']")
+            try domain.press(0x63, until: "grub>", within: 180)  // c
+        }
+
+        @Test("iPXE reaches its prompt")
+        func ipxe() throws {
+            let domain = try Domain("ipxe", Self.cdrom("/usr/lib/ipxe/ipxe.iso", memory: 64))
+            try domain.press(0x62, control: true, until: "iPXE>")  // Ctrl-B
+        }
+
+        @Test("A Debian kernel boots to a shell on the console, sees its machine, and powers off")
+        func linux() throws {
+            let disk = try Site.makeDisk("linux-disk.img", bytes: 64 << 20)
+            let domain = try Domain(
+                "linux",
+                Self.cdrom(Site.guests.appendingPathComponent("linux.iso").path, memory: 512)
+                    + "\ndisk += ['file:\(disk.path),hda,w']")
+            let console = try domain.console()
+            try console.wait(for: "APUS-GUEST-READY", within: 900)
+            try console.wait(for: "guest#")
+            let pci = try console.run("cat /sys/bus/pci/devices/*/uevent | grep PCI_ID | sort | tr '\\n' ' '")
+            for id in ["8086:1237", "8086:7000", "8086:7010", "8086:7113", "1234:1111"] {
+                #expect(pci.contains("PCI_ID=\(id)"), "no PCI device \(id) in \(pci)")
+            }
+            let block = try console.run("ls /sys/block")
+            #expect(block.contains("sda") && block.contains("sr0"))
+            let copied = try console.run(
+                "mount -t iso9660 /dev/sr0 /mnt && dd if=/mnt/vmlinuz of=/dev/sda bs=64k 2>/dev/null && sync"
+                    + " && md5sum < /mnt/vmlinuz", within: 300)
+            #expect(copied.contains("DONE-0"))
+            let messages = try console.run("dmesg | grep -ciE 'WARNING:|BUG:|Oops'")
+            #expect(messages.contains("\n0\r\n") || messages.contains("\n0\n"), "the kernel complained: \(messages)")
+            console.send("poweroff -f\n")
+            let end = Date().addingTimeInterval(60)
+            while domain.isListed, Date() < end { usleep(200_000) }
+            #expect(!domain.isListed, "powered off through ACPI")
+        }
+
+        @Test("The installer reaches its language screen and answers keys")
+        func installer() throws {
+            let domain = try Domain(
+                "installer", Self.cdrom(Site.guests.appendingPathComponent("installer.iso").path, memory: 1024))
+            try domain.waitForScreen("installer menu", "Advanced options", within: 120)
+            try domain.viewer().key(Keysym.enter)
+            try domain.waitForScreen("Select a language", within: 1800)
+            try domain.viewer().key(Keysym.enter)
+            try domain.waitForScreen("Select your location", within: 120)
+        }
     }
 }

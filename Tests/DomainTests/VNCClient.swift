@@ -101,12 +101,18 @@ final class VNCClient {
         return resized
     }
 
-    /// Presses and releases a key, by X keysym.
-    func key(_ keysym: UInt32) throws {
-        for down: UInt8 in [1, 0] {
-            try send([4, down, 0, 0] + (0..<4).map { UInt8(truncatingIfNeeded: keysym >> (24 - 8 * UInt32($0))) })
-            usleep(60_000)
-        }
+    /// Presses and releases a key, by X keysym, perhaps while Control is held.
+    func key(_ keysym: UInt32, control: Bool = false) throws {
+        if control { try event(Keysym.control, isDown: true) }
+        try event(keysym, isDown: true)
+        try event(keysym, isDown: false)
+        if control { try event(Keysym.control, isDown: false) }
+    }
+
+    private func event(_ keysym: UInt32, isDown: Bool) throws {
+        let bytes = (0..<4).map { UInt8(truncatingIfNeeded: keysym >> (24 - 8 * UInt32($0))) }
+        try send([4, isDown ? 1 : 0, 0, 0] + bytes)
+        usleep(60_000)
     }
 
     /// Types printable ASCII; a newline is Return.
@@ -149,6 +155,7 @@ final class VNCClient {
 
 enum Keysym {
     static let enter: UInt32 = 0xFF0D
+    static let control: UInt32 = 0xFFE3
     static let escape: UInt32 = 0xFF1B
     static let tab: UInt32 = 0xFF09
     static let up: UInt32 = 0xFF52
