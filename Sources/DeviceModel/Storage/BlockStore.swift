@@ -1,6 +1,6 @@
 // What a drive reads and writes: blocks behind an offset, without the chip knowing a file.
 // Source: our own; shaped by libaio's and preadv2(2)'s abilities.
-// Modelled: reads, writes, flushes, waiting for all of them. Not modelled: discard, write zeroes.
+// Modelled: reads, writes, flushes, discards, waiting for all of them. Not modelled: write zeroes.
 // Quirk: `readNow` exists because a CD image is nearly always in the host's cache, and PIO guests wait for each block.
 
 /// Host memory that one transfer fills or drains: guest RAM or a chip's buffer.
@@ -32,6 +32,18 @@ public protocol BlockStore: AnyObject {
     func flush(done: @escaping (Int32) -> Void)
     /// Waits until nothing is under way, and calls what `done` is left.
     func drain()
+    /// Whether `discard` may do something.
+    var canDiscard: Bool { get }
+    /// Gives up what a range holds; EOPNOTSUPP where the host cannot.
+    func discard(at offset: UInt64, bytes: UInt64, done: @escaping (Int32) -> Void)
+    /// Bytes that the medium has now: someone may have resized it since it was opened.
+    func measure() -> UInt64
+}
+
+extension BlockStore {
+    public var canDiscard: Bool { false }
+    public func discard(at offset: UInt64, bytes: UInt64, done: @escaping (Int32) -> Void) { flush { _ in done(95) } }
+    public func measure() -> UInt64 { size }
 }
 
 /// Page-aligned memory for transfers that cannot go to guest RAM directly.

@@ -1,4 +1,4 @@
-// A thread that does what would make the reactor wait: cached I/O and fdatasync.
+// A thread that does what would make the reactor wait: cached I/O, fdatasync, discards.
 // Source: preadv(2), pwritev(2), fdatasync(2), eventfd(2).
 // Modelled: one queue, served in order. Not modelled: several threads for one image.
 // Quirk: a read that fails for one bad block fails as a whole, as one disk command does.
@@ -9,12 +9,14 @@ internal import Synchronization
 
 /// The reactor's end of one worker thread.
 final class BlockWorker {
-    enum Operation: Sendable { case read, write, flush, nothing, refuse, stop }
+    enum Operation: Sendable { case read, write, flush, discard, nothing, refuse, stop }
     struct Job: Sendable {
         var number: UInt64
         var operation: Operation
         var offset: UInt64
         var ranges: [HostRange]
+        /// Of a discard, which has no memory.
+        var bytes: UInt64 = 0
     }
     /// What both threads use.
     final class Mailbox: Sendable {
@@ -52,10 +54,13 @@ final class BlockWorker {
         if runs { post(Job(number: 0, operation: .stop, offset: 0, ranges: [])) }
     }
 
-    func submit(_ operation: Operation, at offset: UInt64, _ ranges: [HostRange], done: @escaping (Int32) -> Void) {
+    func submit(
+        _ operation: Operation, at offset: UInt64, _ ranges: [HostRange], bytes: UInt64 = 0,
+        done: @escaping (Int32) -> Void
+    ) {
         nextNumber &+= 1
         waiting[nextNumber] = done
-        let job = Job(number: nextNumber, operation: operation, offset: offset, ranges: ranges)
+        let job = Job(number: nextNumber, operation: operation, offset: offset, ranges: ranges, bytes: bytes)
         if !runs { runs = start() }
         guard runs else { return mailbox.finish(job.number, EAGAIN) }
         post(job)
@@ -130,9 +135,16 @@ extension BlockWorker.Mailbox {
         case .read: return move(job, read: true)
         case .write: return move(job, read: false)
         case .flush: return fdatasync(file.number) == 0 ? 0 : errno
+        case .discard: return discard(job)
         case .refuse: return EROFS
         case .nothing, .stop: return 0
         }
+    }
+
+    /// Makes a hole (fallocate(2), FALLOC_FL_PUNCH_HOLE and KEEP_SIZE); on block devices it unmaps.
+    private func discard(_ job: BlockWorker.Job) -> Int32 {
+        guard let position = Int(exactly: job.offset), let bytes = Int(exactly: job.bytes) else { return EINVAL }
+        return caio_punch_hole(file.number, position, bytes) == 0 ? 0 : errno
     }
 
     private func move(_ job: BlockWorker.Job, read: Bool) -> Int32 {

@@ -3,6 +3,7 @@
 // Modelled: direct asynchronous I/O, cached I/O for what is read-only or not aligned. Not modelled: image formats.
 // Quirk: a read-only image goes through the host's cache: several domains boot from one ISO, and guests read it in
 // small pieces that read-ahead serves best.
+internal import Glibc
 public import Host
 
 /// An opened image; closed and unlocked with its last owner.
@@ -56,6 +57,18 @@ public final class DiskImage: BlockStore {
 
     public func flush(done: @escaping (Int32) -> Void) {
         worker.submit(isReadOnly ? .nothing : .flush, at: 0, [], done: done)
+    }
+
+    public var canDiscard: Bool { !isReadOnly }
+
+    public func discard(at offset: UInt64, bytes: UInt64, done: @escaping (Int32) -> Void) {
+        worker.submit(isReadOnly ? .refuse : .discard, at: offset, [], bytes: bytes, done: done)
+    }
+
+    public func measure() -> UInt64 {
+        // All transfers name their place, so the file's own position is free for this.
+        let end = lseek(cached.number, 0, SEEK_END)
+        return end < 0 ? size : UInt64(end)
     }
 
     public func drain() {

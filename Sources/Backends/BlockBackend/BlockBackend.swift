@@ -1,0 +1,218 @@
+// The back end of one virtual disk: store, rings and medium put together.
+// Source: Xen's public/io/blkif.h; which nodes Linux's blkback writes, and when.
+// Modelled: disks and CD-ROMs, read-only media, resizing while connected, reconnecting, removal.
+// Not modelled: secure discard, sectors larger than 512 bytes (the protocol's larger ones are rarely understood).
+// Quirks: features are written before InitWait, where the protocol wants them; Linux's front end reads them later.
+internal import CXen
+public import Rings
+public import Storage
+internal import XenStore
+public import XenStoreClient
+
+/// What a virtual disk is besides its bytes.
+public struct BlockDescription: Sendable {
+    /// The back end's directory, /local/domain/0/backend/vbd/DOMAIN/DEVICE.
+    public var path: String
+    public var isCDROM: Bool
+    public var limits: BlockLimits
+
+    public init(path: String, isCDROM: Bool = false, limits: BlockLimits = BlockLimits()) {
+        (self.path, self.isCDROM, self.limits) = (path, isCDROM, limits)
+    }
+}
+
+/// One vbd. Everything happens on one thread.
+public final class BlockBackend {
+    private let description: BlockDescription
+    private let store: StoreClient
+    private let grants: GrantMap
+    private let ports: any EventPorts
+    private let medium: any BlockStore
+    private var handshake = BlockHandshake()
+    private var frontend = ""
+    private var watches: [StoreClient.Watch] = []
+    private var engine: BlockEngine?
+    private var sectors: UInt64
+    private var past = BlockStatistics()
+
+    /// Called when `turn` has something to do.
+    public var onWork: () -> Void = {}
+    /// One sentence for the log.
+    public var onReport: (String) -> Void = { _ in }
+    /// Called once the device has been removed.
+    public var onEnd: () -> Void = {}
+
+    public init(
+        _ description: BlockDescription, medium: any BlockStore, store: StoreClient, grants: GrantMap,
+        ports: any EventPorts
+    ) {
+        (self.description, self.medium, self.store) = (description, medium, store)
+        (self.grants, self.ports) = (grants, ports)
+        sectors = medium.size / UInt64(BlockEngine.sectorBytes)
+    }
+
+    public var state: XenbusState { handshake.state }
+    public var statistics: BlockStatistics { engine?.statistics ?? past }
+
+    /// Says what is offered and waits for the front end.
+    public func start() throws(StoreFailure) {
+        guard let path = try store.read(node("frontend")), !path.isEmpty else { throw .refused(.noEntry) }
+        frontend = path
+        for (key, value) in try features() { try store.write(node(key), value) }
+        try perform(handshake.begin())
+        watches.append(try store.watch("\(frontend)/state") { [weak self] _ in self?.look() })
+        watches.append(try store.watch(node("online")) { [weak self] _ in self?.look() })
+    }
+
+    /// Serves what waits; true if there is more.
+    public func turn() -> Bool { engine?.serve() ?? false }
+
+    /// Looks whether the medium has another size, and tells the front end.
+    public func checkSize() throws(StoreFailure) {
+        let now = medium.measure() / UInt64(BlockEngine.sectorBytes)
+        guard now != sectors else { return }
+        sectors = now
+        engine?.sectors = now
+        guard handshake.state == .connected else { return }
+        onReport("\(description.path): now \(now) sectors")
+        // Writing the state again is how the front end learns of it.
+        let connected = XenbusState.connected.text
+        try store.transaction { (transaction) throws(StoreFailure) in
+            try store.write(node("sectors"), "\(now)", in: transaction)
+            try store.write(node("state"), connected, in: transaction)
+        }
+    }
+
+    /// Waits for what is under way and lets go of the guest. The nodes stay as they are.
+    public func stop() {
+        disconnect()
+        for watch in watches { try? store.unwatch(watch) }
+        watches = []
+    }
+
+    // MARK: - Handshake
+
+    private func node(_ key: String) -> String { "\(description.path)/\(key)" }
+
+    /// Values are those of Linux's blkback.
+    private func features() throws(StoreFailure) -> [(String, String)] {
+        var features = [
+            ("feature-flush-cache", "1"), ("feature-barrier", "1"), ("feature-persistent", "1"),
+            ("feature-max-indirect-segments", "\(BlockEngine.indirectSegments)"),
+            ("max-ring-page-order", "\(description.limits.ringPageOrder)"),
+            ("multi-queue-max-queues", "\(description.limits.queues)"),
+        ]
+        if medium.canDiscard, try store.read(node("discard-enable")) != "0" {
+            let granularity = medium.size % 4096 == 0 ? 4096 : BlockEngine.sectorBytes
+            features += [
+                ("feature-discard", "1"), ("discard-granularity", "\(granularity)"), ("discard-alignment", "0"),
+                ("discard-secure", "0"),
+            ]
+        }
+        return features
+    }
+
+    /// VDISK_*.
+    private var information: Int32 {
+        (description.isCDROM ? VDISK_CDROM | VDISK_REMOVABLE : 0) | (medium.isReadOnly ? VDISK_READONLY : 0)
+    }
+
+    private func look() {
+        do {
+            let text = try store.read("\(frontend)/state")
+            let isOnline = try store.read(node("online")) != "0"
+            try perform(handshake.frontend(text.map { XenbusState(text: $0) ?? .unknown }, isOnline: isOnline))
+        } catch { onReport("\(description.path): \(error)") }
+    }
+
+    private func perform(_ actions: [BlockHandshake.Action]) throws(StoreFailure) {
+        for action in actions {
+            switch action {
+            case .announce(let state): try store.write(node("state"), state.text)
+            case .disconnect: disconnect()
+            case .connect: try connect()
+            case .end:
+                for watch in watches { try? store.unwatch(watch) }
+                watches = []
+                onEnd()
+            }
+        }
+    }
+
+    private func connect() throws(StoreFailure) {
+        do {
+            let parameters = try BlockParameters(description.limits) { try? store.read("\(frontend)/\($0)") }
+            let queues = try bind(parameters)
+            try publish()
+            let engine = BlockEngine(
+                medium: medium, grants: grants, queues: queues, persistent: parameters.persistent)
+            engine.sectors = sectors
+            engine.onWork = { [weak self] in self?.onWork() }
+            engine.onFault = { [weak self] in self?.report($0) }
+            for queue in queues { queue.port.onEvent = { [weak self] in self?.onWork() } }
+            self.engine = engine
+            try perform(handshake.connected())
+            // Requests may wait already, and nobody sends an event for those.
+            onWork()
+        } catch let error as BlockParameterFault {
+            try refuse(error.text)
+        } catch let error as StoreFailure { throw error } catch { throw .disconnected }
+    }
+
+    /// Maps the rings and binds the event channels; on failure nothing of it stays.
+    private func bind(_ parameters: BlockParameters) throws(BlockParameterFault) -> [BlockQueue] {
+        var queues: [BlockQueue] = []
+        do {
+            for queue in parameters.queues {
+                let pages = try queue.ring.map { (reference) throws(GrantError) in
+                    try grants.map(reference, .readWrite)
+                }
+                let ring = try BackRing(pages: pages, slotBytes: parameters.abi.slotBytes)
+                let port = try ports.bind(queue.port)
+                queues.append(BlockQueue(ring: ring, port: port, abi: parameters.abi))
+            }
+            return queues
+        } catch {
+            for queue in queues { queue.port.close() }
+            throw BlockParameterFault("cannot map the ring or bind its event channel: \(error)")
+        }
+    }
+
+    private func publish() throws(StoreFailure) {
+        let physical = medium.size % 4096 == 0 && medium.prefersPages ? 4096 : BlockEngine.sectorBytes
+        let values = [
+            ("sectors", "\(sectors)"), ("info", "\(information)"), ("sector-size", "\(BlockEngine.sectorBytes)"),
+            ("physical-sector-size", "\(physical)"),
+        ]
+        try store.transaction { (transaction) throws(StoreFailure) in
+            for (key, value) in values { try store.write(node(key), value, in: transaction) }
+        }
+    }
+
+    private func disconnect() {
+        guard let engine else { return }
+        engine.stop()
+        past = engine.statistics
+        self.engine = nil
+    }
+
+    /// As Linux's xenbus does: an error node, and an end to the attempt.
+    private func refuse(_ text: String) throws(StoreFailure) {
+        onReport("\(description.path): \(text)")
+        let marker = "/backend/"
+        if let range = description.path.firstRange(of: marker) {
+            let root = description.path[..<range.lowerBound]
+            try store.write("\(root)/error\(description.path[range.lowerBound...])/error", text)
+        }
+        try perform(handshake.failed())
+    }
+
+    private func report(_ fault: RingFault) {
+        onReport("\(description.path): the front end's ring makes no sense (\(fault)); it is served no more")
+    }
+}
+
+extension BlockStore {
+    /// Whether transfers should be whole pages.
+    fileprivate var prefersPages: Bool { (self as? DiskImage)?.directAlignment == 4096 }
+}

@@ -1,0 +1,338 @@
+import Host
+import Rings
+import Storage
+import Testing
+
+@testable import BlockBackend
+
+/// A guest with one queue, and the engine that serves it.
+final class BlockBench {
+    let domain: FakeDomain
+    let medium: MemoryMedium
+    let port = FakePort()
+    let front: FakeFrontRing
+    let engine: BlockEngine
+    let make: RequestBytes
+    var fault: RingFault?
+    let queue: BlockQueue
+
+    /// Grants 100... are frames 100..., writable; 300... the same frames, read-only.
+    init(
+        _ medium: MemoryMedium = MemoryMedium(sectors: 4096), abi: BlockABI = .x86_64, persistent: Bool = false,
+        ringPages: Int = 1
+    ) throws {
+        let domain = try FakeDomain()
+        (self.domain, self.medium) = (domain, medium)
+        let frames = (0..<ringPages).map { 50 - $0 * 2 }
+        for (index, frame) in frames.enumerated() { domain.grant(8 + index, frame: UInt32(frame)) }
+        for number in 0..<200 {
+            domain.grant(100 + number, frame: UInt32(100 + number))
+            domain.grant(300 + number, frame: UInt32(100 + number), readOnly: true)
+        }
+        let pages = try (0..<ringPages).map { try domain.grants.map(UInt32(8 + $0), .readWrite) }
+        front = FakeFrontRing(domain, frames: frames, slotBytes: abi.slotBytes)
+        queue = BlockQueue(ring: try BackRing(pages: pages, slotBytes: abi.slotBytes), port: port, abi: abi)
+        engine = BlockEngine(medium: medium, grants: domain.grants, queues: [queue], persistent: persistent)
+        make = RequestBytes(abi: abi)
+        engine.onFault = { [unowned self] in fault = $0 }
+    }
+
+    /// Serves until nothing moves; the responses' numbers and codes.
+    func run(_ requests: [UInt8]...) -> [[Int]] { run(requests) }
+    func run(_ requests: [[UInt8]]) -> [[Int]] {
+        for request in requests { front.put(request) }
+        front.push()
+        return settle()
+    }
+    func settle() -> [[Int]] {
+        for _ in 0..<1000 {
+            let more = engine.serve()
+            if !more && !medium.isBusy { break }
+            medium.settle()
+        }
+        return responses()
+    }
+    func responses() -> [[Int]] {
+        front.take(engine.responseBytes(queue)).map { bytes in
+            [Int(bytes[0]) | Int(bytes[1]) << 8, Int(Int8(bitPattern: bytes[10]))]
+        }
+    }
+}
+
+extension BlockEngine {
+    func responseBytes(_ queue: BlockQueue) -> Int { queue.abi.responseBytes }
+}
+
+@Suite struct BlockTests {
+    @Test(arguments: [BlockABI.x86_64, .x86_32])
+    func `reads and writes go to the granted pages`(abi: BlockABI) throws {
+        let bench = try BlockBench(abi: abi)
+        bench.domain.fill(101, 0xAA)
+        bench.domain.fill(102, 0xBB)
+        // Sectors 6 and 7 of one page, 0 to 2 of the other, to sector 16.
+        #expect(bench.run(bench.make.transfer(1, id: 5, sector: 16, [(301, 6, 7), (302, 0, 2)])) == [[5, 0]])
+        #expect(bench.medium.bytes[16 * 512] == 0xAA && bench.medium.bytes[18 * 512 - 1] == 0xAA)
+        #expect(bench.medium.bytes[18 * 512] == 0xBB && bench.medium.bytes[21 * 512 - 1] == 0xBB)
+        #expect(bench.medium.bytes[21 * 512] == 21 * 7)
+        #expect(bench.run(bench.make.transfer(0, id: 6, sector: 20, [(103, 7, 7), (104, 0, 0)])) == [[6, 0]])
+        #expect(bench.domain.page(103)[7 * 512] == 0xBB && bench.domain.page(104)[0] == 21 * 7)
+        #expect(bench.domain.page(103)[7 * 512 - 1] == 0)
+        #expect(bench.engine.statistics.readSectors == 2 && bench.engine.statistics.writtenSectors == 5)
+        #expect(bench.domain.grants.count == 1)
+    }
+
+    @Test func `pages are given back before the guest sees the response`() throws {
+        let bench = try BlockBench()
+        bench.front.put(bench.make.transfer(0, id: 1, sector: 0, [(100, 0, 7)]))
+        bench.front.push()
+        #expect(!bench.engine.serve())
+        #expect(bench.domain.flags(100) == 1 | 8 | 16)
+        bench.medium.settle()
+        #expect(bench.domain.flags(100) == 1)
+        #expect(bench.responses() == [[1, 0]] && bench.port.notifications == 1)
+    }
+
+    @Test func `wrong requests are errors and touch nothing`() throws {
+        let bench = try BlockBench()
+        let before = bench.medium.bytes
+        let make = bench.make
+        var tooMany = make.transfer(0, id: 9, sector: 0)
+        tooMany[1] = 12
+        let answers = bench.run([
+            make.transfer(0, id: 1, sector: 4095, [(100, 0, 1)]),
+            make.transfer(0, id: 2, sector: .max, [(100, 0, 7)]),
+            make.transfer(0, id: 3, sector: 0, [(100, 0, 8)]),
+            make.transfer(0, id: 4, sector: 0, [(100, 3, 2)]),
+            make.transfer(0, id: 5, sector: 0, [(7, 0, 7)]),
+            make.transfer(0, id: 6, sector: 0, [(301, 0, 7)]),
+            make.transfer(1, id: 7, sector: 0, [(100, 0, 7), (99999, 0, 7)]),
+            make.transfer(0, id: 8, sector: 0),
+            tooMany,
+            make.transfer(4, id: 10, sector: 0, [(100, 0, 7)]),
+            make.transfer(200, id: 11, sector: 0, [(100, 0, 7)]),
+            make.discard(id: 12, sector: 4000, count: 97),
+            make.discard(id: 13, sector: .max, count: .max),
+            make.discard(id: 14, sector: 0, count: 0),
+            make.indirect(0, id: 15, sector: 0, count: 0, pages: [100]),
+            make.indirect(0, id: 16, sector: 0, count: 257, pages: [100]),
+            make.indirect(3, id: 17, sector: 0, count: 1, pages: [100]),
+            make.indirect(0, id: 18, sector: 0, count: 1, pages: [7]),
+            make.indirect(0, id: 19, sector: 0, count: .max, pages: [100]),
+        ])
+        let expected = (1...19).map { [$0, $0 == 10 || $0 == 11 ? -2 : -1] }
+        #expect(answers.sorted { $0[0] < $1[0] } == expected)
+        #expect(bench.medium.bytes == before && bench.medium.log.isEmpty)
+        #expect(bench.engine.statistics.failures == 19)
+        // Only the ring's page is still mapped.
+        #expect(bench.domain.grants.count == 1)
+        #expect(bench.run(make.transfer(0, id: 20, sector: 0, [(100, 0, 7)])) == [[20, 0]])
+    }
+
+    @Test(arguments: [BlockABI.x86_64, .x86_32])
+    func `an indirect request moves 256 segments`(abi: BlockABI) throws {
+        let bench = try BlockBench(abi: abi)
+        let list = (0..<256).map { (index: Int) -> (Int, UInt8, UInt8) in
+            let sector = UInt8(index % 8)
+            return (100 + index % 190, sector, sector)
+        }
+        let bytes = RequestBytes.segments(list)
+        for (index, byte) in bytes.enumerated() { bench.domain.page(295)[index] = byte }
+        #expect(bench.run(bench.make.indirect(0, id: 300, sector: 8, count: 256, pages: [495])) == [[300, 0]])
+        #expect(bench.engine.statistics.readSectors == 256)
+        #expect(bench.domain.page(100 + 65)[512] == UInt8(truncatingIfNeeded: (8 + 65) * 7))
+        #expect(bench.run(bench.make.indirect(1, id: 301, sector: 1008, count: 256, pages: [295])) == [[301, 0]])
+    }
+
+    @Test func `a read-only medium takes no writes`() throws {
+        let bench = try BlockBench(MemoryMedium(sectors: 64, readOnly: true, canDiscard: false))
+        let make = bench.make
+        let answers = bench.run(
+            make.transfer(1, id: 1, sector: 0, [(100, 0, 7)]), make.transfer(0, id: 2, sector: 0, [(100, 0, 7)]),
+            make.discard(id: 3, sector: 0, count: 8))
+        #expect(answers.sorted { $0[0] < $1[0] } == [[1, -1], [2, 0], [3, -2]])
+    }
+
+    @Test func `a barrier waits for all before it and holds all behind it`() throws {
+        let bench = try BlockBench()
+        bench.medium.backwards = true
+        let make = bench.make
+        let answers = bench.run(
+            make.transfer(1, id: 1, sector: 0, [(100, 0, 7)]), make.transfer(1, id: 2, sector: 8, [(101, 0, 7)]),
+            make.transfer(2, id: 3, sector: 16, [(102, 0, 7)]), make.transfer(1, id: 4, sector: 24, [(103, 0, 7)]),
+            make.transfer(2, id: 5, sector: 0))
+        #expect(answers == [[2, 0], [1, 0], [3, 0], [4, 0], [5, 0]])
+        #expect(bench.medium.log == ["write 8", "write 0", "flush", "write 16", "flush", "write 24", "flush"])
+    }
+
+    @Test func `flush and discard reach the medium`() throws {
+        let bench = try BlockBench()
+        let make = bench.make
+        #expect(bench.run(make.transfer(3, id: 1, sector: 0)) == [[1, 0]])
+        #expect(bench.run(make.discard(id: 2, sector: 8, count: 16)) == [[2, 0]])
+        #expect(bench.medium.log == ["flush", "discard 8 16"])
+        bench.medium.failure = 5
+        #expect(bench.run(make.transfer(3, id: 3, sector: 0)) == [[3, -1]])
+        #expect(bench.run(make.transfer(0, id: 4, sector: 0, [(100, 0, 7)])) == [[4, -1]])
+        bench.medium.failure = 95
+        #expect(bench.run(make.discard(id: 5, sector: 8, count: 16)) == [[5, -2]])
+    }
+
+    @Test func `persistent grants stay mapped, up to a limit`() throws {
+        let bench = try BlockBench(persistent: true)
+        #expect(bench.run(bench.make.transfer(1, id: 1, sector: 0, [(100, 0, 7)])) == [[1, 0]])
+        #expect(bench.domain.isMarked(100) && bench.domain.grants.count == 2)
+        #expect(bench.run(bench.make.transfer(0, id: 2, sector: 0, [(100, 0, 7), (100, 0, 7)])) == [[2, 0]])
+        #expect(bench.domain.grants.count == 2)
+        #expect(bench.run(bench.make.transfer(1, id: 3, sector: 0, [(300, 0, 7)])) == [[3, -1]])
+        bench.engine.stop()
+        #expect(!bench.domain.isMarked(100) && !bench.domain.isMarked(8) && bench.domain.grants.count == 0)
+
+        let cache = PersistentGrants(bench.domain.grants, limit: 4)
+        let held = try cache.take(100)
+        for reference in UInt32(101)..<130 { cache.giveBack(try cache.take(reference)) }
+        #expect(cache.count == 4 && bench.domain.isMarked(100) && !bench.domain.isMarked(101))
+        let others = try (UInt32(130)..<140).map { (reference) in try cache.take(reference) }
+        #expect(cache.count == 4 && bench.domain.grants.count == 11)
+        for page in others + [held] { cache.giveBack(page) }
+        cache.releaseAll()
+        #expect(bench.domain.grants.count == 0)
+    }
+
+    @Test func `a full ring is served within the medium's depth`() throws {
+        let bench = try BlockBench(ringPages: 8)
+        #expect(bench.front.slots == 256)
+        for number in 0..<256 {
+            bench.front.put(
+                bench.make.transfer(0, id: UInt64(number), sector: UInt64(number), [(100 + number % 200, 0, 0)]))
+        }
+        bench.front.push()
+        #expect(!bench.engine.serve())
+        #expect(bench.domain.grants.count == 8 + BlockEngine.depth)
+        var answers = bench.settle()
+        #expect(answers.count == 256 && answers.allSatisfy { $0[1] == 0 })
+        bench.medium.isQuick = true
+        answers = bench.run((0..<256).map { bench.make.transfer(0, id: UInt64($0), sector: 0, [(100, 0, 0)]) })
+        #expect(answers.map { $0[0] } == Array(0..<256))
+    }
+
+    @Test func `a ring with garbage indices is served no more`() throws {
+        let bench = try BlockBench()
+        bench.front.put(bench.make.transfer(0, id: 1, sector: 0, [(100, 0, 7)]))
+        bench.front.push()
+        _ = bench.engine.serve()
+        bench.front.setWord(0, 0x8000_0000)
+        #expect(!bench.engine.serve())
+        #expect(bench.fault == .tooManyRequests)
+        // What was taken before is still answered.
+        #expect(bench.settle() == [[1, 0]])
+        bench.front.setWord(0, 2)
+        #expect(bench.settle() == [])
+        bench.engine.stop()
+        #expect(bench.domain.grants.count == 0 && bench.port.isClosed)
+    }
+
+    @Test func `stopping waits for what is under way, also for a barrier`() throws {
+        let bench = try BlockBench()
+        bench.front.put(bench.make.transfer(1, id: 1, sector: 0, [(100, 0, 7)]))
+        bench.front.put(bench.make.transfer(2, id: 2, sector: 0, [(101, 0, 7)]))
+        bench.front.put(bench.make.transfer(1, id: 3, sector: 0, [(102, 0, 7)]))
+        bench.front.push()
+        _ = bench.engine.serve()
+        bench.engine.stop()
+        #expect(bench.responses() == [[1, 0], [2, 0]])
+        #expect(bench.domain.grants.count == 0)
+    }
+
+    @Test func `a file takes what the guest's own pages hold`() throws {
+        let path = "/tmp/apus-block-test-\(ownProcess())"
+        defer { HostFile.remove(path) }
+        do {
+            let file = try HostFile.open(path, [.write, .create, .truncate])
+            try HostFile.write([UInt8](repeating: 0x11, count: 1 << 20), to: file.number)
+        }
+        let reactor = try Reactor()
+        let image = try DiskImage(path, for: .disk, readOnly: false, on: reactor)
+        let domain = try FakeDomain()
+        for number in 0..<8 { domain.grant(100 + number, frame: UInt32(100 + number)) }
+        domain.grant(8, frame: 50)
+        let front = FakeFrontRing(domain, frames: [50], slotBytes: 112)
+        let ring = try BackRing(pages: [try domain.grants.map(8, .readWrite)], slotBytes: 112)
+        let port = FakePort()
+        let engine = BlockEngine(
+            medium: image, grants: domain.grants, queues: [BlockQueue(ring: ring, port: port, abi: .x86_64)],
+            persistent: false)
+        let make = RequestBytes()
+        func run(_ request: [UInt8]) -> Int {
+            front.put(request)
+            front.push()
+            _ = engine.serve()
+            for _ in 0..<1000 where front.word(2) != front.produced { reactor.turn() }
+            return front.take(16).map { Int(Int8(bitPattern: $0[10])) }.first ?? 1
+        }
+        domain.fill(100, 0xAA)
+        domain.fill(101, 0xBB)
+        domain.fill(103, 0xCC)
+        #expect(run(make.transfer(1, id: 1, sector: 8, [(100, 0, 7), (101, 0, 7), (103, 5, 5)])) == 0)
+        #expect(run(make.transfer(3, id: 2, sector: 0)) == 0)
+        #expect(run(make.transfer(0, id: 3, sector: 15, [(104, 0, 1)])) == 0)
+        #expect(domain.page(104)[0] == 0xAA && domain.page(104)[512] == 0xBB)
+        let bytes = try HostFile.read(path)
+        #expect(bytes[4095] == 0x11 && bytes[4096] == 0xAA && bytes[8192] == 0xBB && bytes[12288] == 0xCC)
+        #expect(bytes[12288 + 512] == 0x11 && bytes.count == 1 << 20)
+        #expect([0, -2].contains(run(make.discard(id: 4, sector: 8, count: 8))))
+        #expect(image.measure() == 1 << 20)
+        engine.stop()
+        #expect(domain.grants.count == 0)
+    }
+
+    @Test(arguments: [(UInt64(1), false), (2, true), (3, false), (4, true)])
+    func `no random request or index harms`(seed: UInt64, persistent: Bool) throws {
+        var random = Seeded(seed)
+        let make: [BlockABI] = [.x86_64, .x86_32]
+        for round in 0..<10 {
+            let bench = try BlockBench(
+                MemoryMedium(sectors: 512, readOnly: round % 5 == 4), abi: make[round % 2], persistent: persistent,
+                ringPages: 1 + round % 3)
+            bench.medium.isQuick = round % 4 == 1
+            for _ in 0..<60 {
+                let room = Int(bench.front.slots &- (bench.front.produced &- bench.front.word(2)) & 0xFF)
+                for _ in 0..<min(room, Int.random(in: 0...20, using: &random)) {
+                    bench.front.put(randomRequest(bench, &random))
+                }
+                if Int.random(in: 0..<40, using: &random) == 0 {
+                    bench.front.setWord(
+                        Int.random(in: 0..<4, using: &random), UInt32.random(in: 0 ... .max, using: &random))
+                } else {
+                    bench.front.push()
+                }
+                if Bool.random(using: &random) { bench.medium.settle() }
+                _ = bench.engine.serve()
+                // Grants and pages change under its hands.
+                let reference = Int.random(in: 0..<520, using: &random)
+                if Bool.random(using: &random), reference > 20 {
+                    bench.domain.grant(reference, frame: UInt32.random(in: 60..<600, using: &random))
+                }
+            }
+            bench.engine.stop()
+            #expect(bench.domain.grants.count == 0)
+        }
+    }
+
+    private func randomRequest(_ bench: BlockBench, _ random: inout Seeded) -> [UInt8] {
+        func number(_ range: Range<Int>) -> Int { Int.random(in: range, using: &random) }
+        let kind = number(0..<10)
+        if kind == 0 { return (0..<bench.make.abi.slotBytes).map { _ in UInt8.random(in: 0...255, using: &random) } }
+        let sector = number(0..<10) == 0 ? random.next() : UInt64(number(0..<520))
+        let segments = (0..<number(0..<12)).map { _ in
+            (number(0..<20) == 0 ? number(0..<70000) : number(100..<500), UInt8(number(0..<9)), UInt8(number(0..<9)))
+        }
+        if kind == 1 {
+            return bench.make.discard(id: 0, sector: sector, count: random.next() >> UInt64(number(0..<64)))
+        }
+        if kind == 2 {
+            return bench.make.indirect(
+                UInt8(number(0..<3)), id: 1, sector: sector, count: UInt16(number(0..<300)), pages: [number(100..<500)])
+        }
+        return bench.make.transfer(UInt8(number(0..<4)), id: 2, sector: sector, segments)
+    }
+}
