@@ -93,6 +93,9 @@ let package = Package(
             name: "xenstored", dependencies: ["Host", "XenStore"], path: "Sources/Backends/xenstored",
             swiftSettings: strict),
 
+        .target(
+            name: "Rings", dependencies: ["CXen", "Host"], path: "Sources/Backends/Rings", swiftSettings: strict),
+
         // Toolstack.
         .target(name: "DomainConfig", path: "Sources/Toolstack/DomainConfig", swiftSettings: strict),
         .target(

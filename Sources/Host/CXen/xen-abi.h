@@ -8,7 +8,6 @@
 #include <xen/hvm/hvm_vcpu.h>
 #include <xen/arch-x86/hvm/start_info.h>
 #include <xen/event_channel.h>
-#include <xen/grant_table.h>
 #include <xen/memory.h>
 #include <xen/sched.h>
 #include <xen/vcpu.h>
@@ -18,3 +17,8 @@
 #include <xen/features.h>
 #include <xen/elfnote.h>
 #include <xen/arch-x86/cpuid.h>
+#include <xen/grant_table.h>
+#include <xen/io/ring.h>
+#include <xen/io/blkif.h>
+#include <xen/io/console.h>
+#include <xen/io/protocols.h>
