@@ -95,6 +95,9 @@ let package = Package(
 
         .target(
             name: "Rings", dependencies: ["CXen", "Host"], path: "Sources/Backends/Rings", swiftSettings: strict),
+        .target(
+            name: "XenStoreClient", dependencies: ["Host", "XenStore"], path: "Sources/Backends/XenStoreClient",
+            swiftSettings: strict),
 
         // Toolstack.
         .target(name: "DomainConfig", path: "Sources/Toolstack/DomainConfig", swiftSettings: strict),
