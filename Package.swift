@@ -98,6 +98,9 @@ let package = Package(
         .target(
             name: "XenStoreClient", dependencies: ["Host", "XenStore"], path: "Sources/Backends/XenStoreClient",
             swiftSettings: strict),
+        .target(
+            name: "BlockBackend", dependencies: ["CXen", "Rings", "Storage", "XenStore", "XenStoreClient"],
+            path: "Sources/Backends/BlockBackend", swiftSettings: strict),
 
         // Toolstack.
         .target(name: "DomainConfig", path: "Sources/Toolstack/DomainConfig", swiftSettings: strict),
