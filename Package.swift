@@ -101,6 +101,9 @@ let package = Package(
         .target(
             name: "BlockBackend", dependencies: ["CXen", "Rings", "Storage", "XenStore", "XenStoreClient"],
             path: "Sources/Backends/BlockBackend", swiftSettings: strict),
+        .target(
+            name: "ConsoleBackend", dependencies: ["CXen", "Host", "Rings"], path: "Sources/Backends/ConsoleBackend",
+            swiftSettings: strict),
 
         // Toolstack.
         .target(name: "DomainConfig", path: "Sources/Toolstack/DomainConfig", swiftSettings: strict),
