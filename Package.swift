@@ -140,6 +140,10 @@ let package = Package(
                 "PCI", "Registers", "Storage",
             ], swiftSettings: language),
         .testTarget(name: "XenStoreTests", dependencies: ["XenStore"], swiftSettings: language),
+        .testTarget(
+            name: "BackendsTests",
+            dependencies: ["BlockBackend", "ConsoleBackend", "Host", "Rings", "Storage", "XenStore", "XenStoreClient"],
+            swiftSettings: language),
         .testTarget(name: "DomainBuilderTests", dependencies: ["DomainBuilder"], swiftSettings: language),
         .testTarget(name: "DomainTests", swiftSettings: language),
         .testTarget(name: "ToolstackTests", dependencies: ["DomainConfig", "Toolstack"], swiftSettings: language),
