@@ -68,7 +68,9 @@ public struct IoreqPages: @unchecked Sendable {
     /// Calls vCPU `index` out of its loop or out of its sleep. From any thread or process.
     public func kick(_ index: Int) {
         let offset = IoreqLayout.attention + index * IoreqLayout.attentionStride
-        if word(offset).pointee.exchange(1, ordering: .sequentiallyConsistent) == 0 { futex(offset).wake() }
+        // Bit 0 is ours: an engine that sets bit 1 for its like wakes nobody.
+        let before = word(offset).pointee.bitwiseOr(1, ordering: .sequentiallyConsistent).oldValue
+        if before & 1 == 0 { futex(offset).wake() }
     }
 
     /// Calls vCPU `index` out of its loop from its own thread, which cannot be asleep.

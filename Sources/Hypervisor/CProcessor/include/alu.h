@@ -185,7 +185,9 @@ APUS_INLINE bool apus_cas128(void *p, uint64_t *low, uint64_t *high, uint64_t ne
 }
 
 APUS_INLINE uint32_t apus_attention(const volatile uint32_t *p) { return *p; }
-APUS_INLINE void apus_attend(volatile uint32_t *p) { __atomic_store_n(p, 1, __ATOMIC_SEQ_CST); }
+/// Calls a vCPU out of its loop without waking it: bit 1, since whoever finds bit 0 set leaves the waking to the one who
+/// set it.
+APUS_INLINE void apus_attend(volatile uint32_t *p) { __atomic_fetch_or(p, 2, __ATOMIC_SEQ_CST); }
 
 APUS_INLINE void apus_fence(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 
