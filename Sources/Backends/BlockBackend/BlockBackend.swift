@@ -34,6 +34,7 @@ public final class BlockBackend {
     private var engine: BlockEngine?
     private var sectors: UInt64
     private var past = BlockStatistics()
+    private var allowsDiscard = true
 
     /// Called when `turn` has something to do.
     public var onWork: () -> Void = {}
@@ -102,7 +103,8 @@ public final class BlockBackend {
             ("max-ring-page-order", "\(description.limits.ringPageOrder)"),
             ("multi-queue-max-queues", "\(description.limits.queues)"),
         ]
-        if medium.canDiscard, try store.read(node("discard-enable")) != "0" {
+        allowsDiscard = try store.read(node("discard-enable")) != "0"
+        if medium.canDiscard, allowsDiscard {
             let granularity = medium.size % 4096 == 0 ? 4096 : BlockEngine.sectorBytes
             features += [
                 ("feature-discard", "1"), ("discard-granularity", "\(granularity)"), ("discard-alignment", "0"),
@@ -147,6 +149,7 @@ public final class BlockBackend {
             let engine = BlockEngine(
                 medium: medium, grants: grants, queues: queues, persistent: parameters.persistent)
             engine.sectors = sectors
+            engine.allowsDiscard = allowsDiscard
             engine.onWork = { [weak self] in self?.onWork() }
             engine.onFault = { [weak self] in self?.report($0) }
             for queue in queues { queue.port.onEvent = { [weak self] in self?.onWork() } }

@@ -55,6 +55,8 @@ final class BlockEngine {
     private let queues: [BlockQueue]
     /// Sectors of the medium.
     var sectors: UInt64
+    /// The host's owner may want a disk that keeps its blocks.
+    var allowsDiscard = true
     private(set) var statistics = BlockStatistics()
     /// Called when a queue's ring can be served no more.
     var onFault: (RingFault) -> Void = { _ in }
@@ -226,7 +228,7 @@ final class BlockEngine {
     }
 
     private func discard(_ job: Job, _ count: UInt64) {
-        guard medium.canDiscard else { return finish(job, .unsupported) }
+        guard medium.canDiscard, allowsDiscard else { return finish(job, .unsupported) }
         guard !medium.isReadOnly, count > 0, holds(job.request.sector, count) else { return finish(job, .error) }
         statistics.discards &+= 1
         let size = UInt64(Self.sectorBytes)
