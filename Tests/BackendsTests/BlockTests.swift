@@ -211,6 +211,14 @@ extension BlockEngine {
         var answers = bench.settle()
         #expect(answers.count == 256 && answers.allSatisfy { $0[1] == 0 })
         bench.medium.isQuick = true
+        for number in 0..<256 {
+            bench.front.put(bench.make.transfer(0, id: UInt64(number), sector: 0, [(100, 0, 0)]))
+        }
+        bench.front.push()
+        // One turn ends, however much the guest asks for.
+        #expect(bench.engine.serve())
+        #expect(bench.responses().count == BlockEngine.budget)
+        #expect(bench.settle().count == 256 - BlockEngine.budget)
         answers = bench.run((0..<256).map { bench.make.transfer(0, id: UInt64($0), sector: 0, [(100, 0, 0)]) })
         #expect(answers.map { $0[0] } == Array(0..<256))
     }

@@ -1,3 +1,4 @@
+import Glibc
 import Host
 import Rings
 import Storage
@@ -52,7 +53,7 @@ final class FakeDomain {
         UnsafeMutableRawBufferPointer(rebasing: ram.bytes[(frame * 4096)..<((frame + 1) * 4096)])
     }
     func fill(_ frame: Int, _ byte: UInt8) {
-        page(frame).copyBytes(from: repeatElement(byte, count: 4096))
+        if let base = page(frame).baseAddress { memset(base, Int32(byte), 4096) }
     }
 }
 
@@ -89,9 +90,10 @@ final class MemoryMedium: BlockStore {
     private var work: [() -> Void] = []
 
     init(sectors: Int, readOnly: Bool = false, canDiscard: Bool = true) {
-        bytes = []
-        for sector in 0..<sectors {
-            bytes.append(contentsOf: repeatElement(UInt8(truncatingIfNeeded: sector &* 7), count: 512))
+        bytes = [UInt8](repeating: 0, count: sectors * 512)
+        bytes.withUnsafeMutableBytes { all in
+            guard let base = all.baseAddress else { return }
+            for sector in 0..<sectors { memset(base + sector * 512, Int32(sector & 0xFF) &* 7, 512) }
         }
         (isReadOnly, self.canDiscard) = (readOnly, canDiscard)
     }
@@ -141,8 +143,10 @@ final class MemoryMedium: BlockStore {
     func discard(at offset: UInt64, bytes count: UInt64, done: @escaping (Int32) -> Void) {
         work.append { [self] in
             log.append("discard \(offset / 512) \(count / 512)")
-            let end = Int(offset) + Int(count)
-            bytes.replaceSubrange(Int(offset)..<end, with: repeatElement(0, count: Int(count)))
+            bytes.withUnsafeMutableBytes { all in
+                guard let base = all.baseAddress, Int(offset) + Int(count) <= all.count else { return }
+                memset(base + Int(offset), 0, Int(count))
+            }
             done(failure)
         }
     }
