@@ -107,14 +107,16 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
 
 // MARK: - Two operands
 
-@inline(__always) func binaryRR<O: Binary, T: Operand>(_ cpu: CPU, _ insn: Insn, _: O.Type, _: T.Type) -> UInt32 {
+// The short forms are not inlined: the compiler calls C functions from a closure's C entry out of line.
+
+@inline(never) func binaryRR<O: Binary, T: Operand>(_ cpu: CPU, _ insn: Insn, _: O.Type, _: T.Type) -> UInt32 {
     var flags = cpu.pointee.arith_flags
     let a = cpu.register(insn.pointee.rm_at, T.self)
     cpu.setRegister(insn.pointee.rm_at, O.apply(a, cpu.register(insn.pointee.reg_at, T.self), &flags))
     cpu.pointee.arith_flags = flags
     return Status.next
 }
-@inline(__always) func binaryRI<O: Binary, T: Operand>(_ cpu: CPU, _ insn: Insn, _: O.Type, _: T.Type) -> UInt32 {
+@inline(never) func binaryRI<O: Binary, T: Operand>(_ cpu: CPU, _ insn: Insn, _: O.Type, _: T.Type) -> UInt32 {
     var flags = cpu.pointee.arith_flags
     let a = cpu.register(insn.pointee.rm_at, T.self)
     cpu.setRegister(insn.pointee.rm_at, O.apply(a, T(truncatingIfNeeded: insn.pointee.imm), &flags))
@@ -143,14 +145,14 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
     }
 }
 
-@inline(__always) func compareRR<O: Comparison, T: Operand>(
+@inline(never) func compareRR<O: Comparison, T: Operand>(
     _ cpu: CPU, _ insn: Insn, _: O.Type, _: T.Type
 ) -> UInt32 {
     let a = cpu.register(insn.pointee.rm_at, T.self)
     cpu.pointee.arith_flags = O.apply(a, cpu.register(insn.pointee.reg_at, T.self))
     return Status.next
 }
-@inline(__always) func compareRI<O: Comparison, T: Operand>(
+@inline(never) func compareRI<O: Comparison, T: Operand>(
     _ cpu: CPU, _ insn: Insn, _: O.Type, _: T.Type
 ) -> UInt32 {
     let a = cpu.register(insn.pointee.rm_at, T.self)

@@ -163,11 +163,11 @@ private func complementHandler(_ size: UInt8) -> apus_handler {
 private let multiplyByte: apus_handler = { cpu, insn in
     cpu.attempt { () throws(Fault) in
         let b = try source(cpu, insn, UInt8.self)
-        var flags = cpu.pointee.arith_flags
         let a = cpu.register(0, UInt8.self)
         let isSigned = insn.pointee.modrm >> 3 & 7 == 5
-        cpu.setRegister(0, isSigned ? apus_imulwide8(a, b, &flags) : apus_mulwide8(a, b, &flags))
-        cpu.pointee.arith_flags = flags
+        let result = isSigned ? apus_imulwide8(a, b) : apus_mulwide8(a, b)
+        cpu.setRegister(0, result.value)
+        cpu.pointee.arith_flags = result.flags
     }
 }
 

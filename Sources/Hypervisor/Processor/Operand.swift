@@ -45,50 +45,186 @@ protocol WideOperand: Operand {
 }
 
 extension UInt8: Operand {
-    @inline(__always) static func add(_ a: Self, _ b: Self, _ f: inout UInt32) -> Self { apus_add8(a, b, &f) }
-    @inline(__always) static func sub(_ a: Self, _ b: Self, _ f: inout UInt32) -> Self { apus_sub8(a, b, &f) }
-    @inline(__always) static func and(_ a: Self, _ b: Self, _ f: inout UInt32) -> Self { apus_and8(a, b, &f) }
-    @inline(__always) static func or(_ a: Self, _ b: Self, _ f: inout UInt32) -> Self { apus_or8(a, b, &f) }
-    @inline(__always) static func xor(_ a: Self, _ b: Self, _ f: inout UInt32) -> Self { apus_xor8(a, b, &f) }
-    @inline(__always) static func adc(_ a: Self, _ b: Self, _ f: inout UInt32) -> Self { apus_adc8(a, b, &f) }
-    @inline(__always) static func sbb(_ a: Self, _ b: Self, _ f: inout UInt32) -> Self { apus_sbb8(a, b, &f) }
-    @inline(__always) static func cmp(_ a: Self, _ b: Self) -> UInt32 { apus_cmp8(a, b) }
-    @inline(__always) static func test(_ a: Self, _ b: Self) -> UInt32 { apus_test8(a, b) }
-    @inline(__always) static func inc(_ a: Self, _ f: inout UInt32) -> Self { apus_inc8(a, &f) }
-    @inline(__always) static func dec(_ a: Self, _ f: inout UInt32) -> Self { apus_dec8(a, &f) }
-    @inline(__always) static func neg(_ a: Self, _ f: inout UInt32) -> Self { apus_neg8(a, &f) }
-    @inline(__always) static func rol(_ a: Self, _ count: UInt8, _ f: inout UInt32) -> Self { apus_rol8(a, count, &f) }
-    @inline(__always) static func ror(_ a: Self, _ count: UInt8, _ f: inout UInt32) -> Self { apus_ror8(a, count, &f) }
-    @inline(__always) static func rcl(_ a: Self, _ count: UInt8, _ f: inout UInt32) -> Self { apus_rcl8(a, count, &f) }
-    @inline(__always) static func rcr(_ a: Self, _ count: UInt8, _ f: inout UInt32) -> Self { apus_rcr8(a, count, &f) }
-    @inline(__always) static func shl(_ a: Self, _ count: UInt8, _ f: inout UInt32) -> Self { apus_shl8(a, count, &f) }
-    @inline(__always) static func shr(_ a: Self, _ count: UInt8, _ f: inout UInt32) -> Self { apus_shr8(a, count, &f) }
-    @inline(__always) static func sar(_ a: Self, _ count: UInt8, _ f: inout UInt32) -> Self { apus_sar8(a, count, &f) }
+    @inline(__always) static func add(_ a: Self, _ b: Self, _ f: inout UInt32) -> Self {
+        let r = apus_add8(a, b)
+        f = r.flags
+        return r.value
+    }
+    @inline(__always) static func sub(_ a: Self, _ b: Self, _ f: inout UInt32) -> Self {
+        let r = apus_sub8(a, b)
+        f = r.flags
+        return r.value
+    }
+    @inline(__always) static func and(_ a: Self, _ b: Self, _ f: inout UInt32) -> Self {
+        let r = apus_and8(a, b)
+        f = r.flags
+        return r.value
+    }
+    @inline(__always) static func or(_ a: Self, _ b: Self, _ f: inout UInt32) -> Self {
+        let r = apus_or8(a, b)
+        f = r.flags
+        return r.value
+    }
+    @inline(__always) static func xor(_ a: Self, _ b: Self, _ f: inout UInt32) -> Self {
+        let r = apus_xor8(a, b)
+        f = r.flags
+        return r.value
+    }
+    @inline(__always) static func adc(_ a: Self, _ b: Self, _ f: inout UInt32) -> Self {
+        let r = apus_adc8(a, b, f)
+        f = r.flags
+        return r.value
+    }
+    @inline(__always) static func sbb(_ a: Self, _ b: Self, _ f: inout UInt32) -> Self {
+        let r = apus_sbb8(a, b, f)
+        f = r.flags
+        return r.value
+    }
+    @inline(__always) static func cmp(_ a: Self, _ b: Self) -> UInt32 { apus_sub8(a, b).flags }
+    @inline(__always) static func test(_ a: Self, _ b: Self) -> UInt32 { apus_and8(a, b).flags }
+    @inline(__always) static func inc(_ a: Self, _ f: inout UInt32) -> Self {
+        let r = apus_inc8(a, f)
+        f = r.flags
+        return r.value
+    }
+    @inline(__always) static func dec(_ a: Self, _ f: inout UInt32) -> Self {
+        let r = apus_dec8(a, f)
+        f = r.flags
+        return r.value
+    }
+    @inline(__always) static func neg(_ a: Self, _ f: inout UInt32) -> Self {
+        let r = apus_sub8(0, a)
+        f = r.flags
+        return r.value
+    }
+    @inline(__always) static func rol(_ a: Self, _ count: UInt8, _ f: inout UInt32) -> Self {
+        let r = apus_rol8(a, count, f)
+        f = r.flags
+        return r.value
+    }
+    @inline(__always) static func ror(_ a: Self, _ count: UInt8, _ f: inout UInt32) -> Self {
+        let r = apus_ror8(a, count, f)
+        f = r.flags
+        return r.value
+    }
+    @inline(__always) static func rcl(_ a: Self, _ count: UInt8, _ f: inout UInt32) -> Self {
+        let r = apus_rcl8(a, count, f)
+        f = r.flags
+        return r.value
+    }
+    @inline(__always) static func rcr(_ a: Self, _ count: UInt8, _ f: inout UInt32) -> Self {
+        let r = apus_rcr8(a, count, f)
+        f = r.flags
+        return r.value
+    }
+    @inline(__always) static func shl(_ a: Self, _ count: UInt8, _ f: inout UInt32) -> Self {
+        let r = apus_shl8(a, count, f)
+        f = r.flags
+        return r.value
+    }
+    @inline(__always) static func shr(_ a: Self, _ count: UInt8, _ f: inout UInt32) -> Self {
+        let r = apus_shr8(a, count, f)
+        f = r.flags
+        return r.value
+    }
+    @inline(__always) static func sar(_ a: Self, _ count: UInt8, _ f: inout UInt32) -> Self {
+        let r = apus_sar8(a, count, f)
+        f = r.flags
+        return r.value
+    }
     @inline(__always) static func exchange(_ host: UnsafeMutableRawPointer, _ old: inout Self, _ new: Self) -> Bool {
         apus_cas8(host, &old, new)
     }
 }
 
 extension UInt16: Operand {
-    @inline(__always) static func add(_ a: Self, _ b: Self, _ f: inout UInt32) -> Self { apus_add16(a, b, &f) }
-    @inline(__always) static func sub(_ a: Self, _ b: Self, _ f: inout UInt32) -> Self { apus_sub16(a, b, &f) }
-    @inline(__always) static func and(_ a: Self, _ b: Self, _ f: inout UInt32) -> Self { apus_and16(a, b, &f) }
-    @inline(__always) static func or(_ a: Self, _ b: Self, _ f: inout UInt32) -> Self { apus_or16(a, b, &f) }
-    @inline(__always) static func xor(_ a: Self, _ b: Self, _ f: inout UInt32) -> Self { apus_xor16(a, b, &f) }
-    @inline(__always) static func adc(_ a: Self, _ b: Self, _ f: inout UInt32) -> Self { apus_adc16(a, b, &f) }
-    @inline(__always) static func sbb(_ a: Self, _ b: Self, _ f: inout UInt32) -> Self { apus_sbb16(a, b, &f) }
-    @inline(__always) static func cmp(_ a: Self, _ b: Self) -> UInt32 { apus_cmp16(a, b) }
-    @inline(__always) static func test(_ a: Self, _ b: Self) -> UInt32 { apus_test16(a, b) }
-    @inline(__always) static func inc(_ a: Self, _ f: inout UInt32) -> Self { apus_inc16(a, &f) }
-    @inline(__always) static func dec(_ a: Self, _ f: inout UInt32) -> Self { apus_dec16(a, &f) }
-    @inline(__always) static func neg(_ a: Self, _ f: inout UInt32) -> Self { apus_neg16(a, &f) }
-    @inline(__always) static func rol(_ a: Self, _ count: UInt8, _ f: inout UInt32) -> Self { apus_rol16(a, count, &f) }
-    @inline(__always) static func ror(_ a: Self, _ count: UInt8, _ f: inout UInt32) -> Self { apus_ror16(a, count, &f) }
-    @inline(__always) static func rcl(_ a: Self, _ count: UInt8, _ f: inout UInt32) -> Self { apus_rcl16(a, count, &f) }
-    @inline(__always) static func rcr(_ a: Self, _ count: UInt8, _ f: inout UInt32) -> Self { apus_rcr16(a, count, &f) }
-    @inline(__always) static func shl(_ a: Self, _ count: UInt8, _ f: inout UInt32) -> Self { apus_shl16(a, count, &f) }
-    @inline(__always) static func shr(_ a: Self, _ count: UInt8, _ f: inout UInt32) -> Self { apus_shr16(a, count, &f) }
-    @inline(__always) static func sar(_ a: Self, _ count: UInt8, _ f: inout UInt32) -> Self { apus_sar16(a, count, &f) }
+    @inline(__always) static func add(_ a: Self, _ b: Self, _ f: inout UInt32) -> Self {
+        let r = apus_add16(a, b)
+        f = r.flags
+        return r.value
+    }
+    @inline(__always) static func sub(_ a: Self, _ b: Self, _ f: inout UInt32) -> Self {
+        let r = apus_sub16(a, b)
+        f = r.flags
+        return r.value
+    }
+    @inline(__always) static func and(_ a: Self, _ b: Self, _ f: inout UInt32) -> Self {
+        let r = apus_and16(a, b)
+        f = r.flags
+        return r.value
+    }
+    @inline(__always) static func or(_ a: Self, _ b: Self, _ f: inout UInt32) -> Self {
+        let r = apus_or16(a, b)
+        f = r.flags
+        return r.value
+    }
+    @inline(__always) static func xor(_ a: Self, _ b: Self, _ f: inout UInt32) -> Self {
+        let r = apus_xor16(a, b)
+        f = r.flags
+        return r.value
+    }
+    @inline(__always) static func adc(_ a: Self, _ b: Self, _ f: inout UInt32) -> Self {
+        let r = apus_adc16(a, b, f)
+        f = r.flags
+        return r.value
+    }
+    @inline(__always) static func sbb(_ a: Self, _ b: Self, _ f: inout UInt32) -> Self {
+        let r = apus_sbb16(a, b, f)
+        f = r.flags
+        return r.value
+    }
+    @inline(__always) static func cmp(_ a: Self, _ b: Self) -> UInt32 { apus_sub16(a, b).flags }
+    @inline(__always) static func test(_ a: Self, _ b: Self) -> UInt32 { apus_and16(a, b).flags }
+    @inline(__always) static func inc(_ a: Self, _ f: inout UInt32) -> Self {
+        let r = apus_inc16(a, f)
+        f = r.flags
+        return r.value
+    }
+    @inline(__always) static func dec(_ a: Self, _ f: inout UInt32) -> Self {
+        let r = apus_dec16(a, f)
+        f = r.flags
+        return r.value
+    }
+    @inline(__always) static func neg(_ a: Self, _ f: inout UInt32) -> Self {
+        let r = apus_sub16(0, a)
+        f = r.flags
+        return r.value
+    }
+    @inline(__always) static func rol(_ a: Self, _ count: UInt8, _ f: inout UInt32) -> Self {
+        let r = apus_rol16(a, count, f)
+        f = r.flags
+        return r.value
+    }
+    @inline(__always) static func ror(_ a: Self, _ count: UInt8, _ f: inout UInt32) -> Self {
+        let r = apus_ror16(a, count, f)
+        f = r.flags
+        return r.value
+    }
+    @inline(__always) static func rcl(_ a: Self, _ count: UInt8, _ f: inout UInt32) -> Self {
+        let r = apus_rcl16(a, count, f)
+        f = r.flags
+        return r.value
+    }
+    @inline(__always) static func rcr(_ a: Self, _ count: UInt8, _ f: inout UInt32) -> Self {
+        let r = apus_rcr16(a, count, f)
+        f = r.flags
+        return r.value
+    }
+    @inline(__always) static func shl(_ a: Self, _ count: UInt8, _ f: inout UInt32) -> Self {
+        let r = apus_shl16(a, count, f)
+        f = r.flags
+        return r.value
+    }
+    @inline(__always) static func shr(_ a: Self, _ count: UInt8, _ f: inout UInt32) -> Self {
+        let r = apus_shr16(a, count, f)
+        f = r.flags
+        return r.value
+    }
+    @inline(__always) static func sar(_ a: Self, _ count: UInt8, _ f: inout UInt32) -> Self {
+        let r = apus_sar16(a, count, f)
+        f = r.flags
+        return r.value
+    }
     @inline(__always) static func exchange(_ host: UnsafeMutableRawPointer, _ old: inout Self, _ new: Self) -> Bool {
         apus_cas16(host, &old, new)
     }
@@ -96,45 +232,145 @@ extension UInt16: Operand {
 
 extension UInt16: WideOperand {
     @inline(__always) static func shld(_ a: Self, _ b: Self, _ count: UInt8, _ f: inout UInt32) -> Self {
-        apus_shld16(a, b, count, &f)
+        let r = apus_shld16(a, b, count, f)
+        f = r.flags
+        return r.value
     }
     @inline(__always) static func shrd(_ a: Self, _ b: Self, _ count: UInt8, _ f: inout UInt32) -> Self {
-        apus_shrd16(a, b, count, &f)
+        let r = apus_shrd16(a, b, count, f)
+        f = r.flags
+        return r.value
     }
-    @inline(__always) static func bsf(_ a: Self, _ b: Self, _ f: inout UInt32) -> Self { apus_bsf16(a, b, &f) }
-    @inline(__always) static func bsr(_ a: Self, _ b: Self, _ f: inout UInt32) -> Self { apus_bsr16(a, b, &f) }
-    @inline(__always) static func tzcnt(_ a: Self, _ b: Self, _ f: inout UInt32) -> Self { apus_tzcnt16(a, b, &f) }
-    @inline(__always) static func lzcnt(_ a: Self, _ b: Self, _ f: inout UInt32) -> Self { apus_lzcnt16(a, b, &f) }
-    @inline(__always) static func popcnt(_ a: Self, _ b: Self, _ f: inout UInt32) -> Self { apus_popcnt16(a, b, &f) }
-    @inline(__always) static func imul(_ a: Self, _ b: Self, _ f: inout UInt32) -> Self { apus_imul16(a, b, &f) }
+    @inline(__always) static func bsf(_ a: Self, _ b: Self, _ f: inout UInt32) -> Self {
+        let r = apus_bsf16(a, b, f)
+        f = r.flags
+        return r.value
+    }
+    @inline(__always) static func bsr(_ a: Self, _ b: Self, _ f: inout UInt32) -> Self {
+        let r = apus_bsr16(a, b, f)
+        f = r.flags
+        return r.value
+    }
+    @inline(__always) static func tzcnt(_ a: Self, _ b: Self, _ f: inout UInt32) -> Self {
+        let r = apus_tzcnt16(a, b, f)
+        f = r.flags
+        return r.value
+    }
+    @inline(__always) static func lzcnt(_ a: Self, _ b: Self, _ f: inout UInt32) -> Self {
+        let r = apus_lzcnt16(a, b, f)
+        f = r.flags
+        return r.value
+    }
+    @inline(__always) static func popcnt(_ a: Self, _ b: Self, _ f: inout UInt32) -> Self {
+        let r = apus_popcnt16(a, b, f)
+        f = r.flags
+        return r.value
+    }
+    @inline(__always) static func imul(_ a: Self, _ b: Self, _ f: inout UInt32) -> Self {
+        let r = apus_imul16(a, b, f)
+        f = r.flags
+        return r.value
+    }
     @inline(__always) static func mulwide(_ low: inout Self, _ b: Self, _ f: inout UInt32) -> Self {
-        apus_mulwide16(&low, b, &f)
+        let r = apus_mulwide16(low, b)
+        (low, f) = (r.low, r.flags)
+        return r.high
     }
     @inline(__always) static func imulwide(_ low: inout Self, _ b: Self, _ f: inout UInt32) -> Self {
-        apus_imulwide16(&low, b, &f)
+        let r = apus_imulwide16(low, b)
+        (low, f) = (r.low, r.flags)
+        return r.high
     }
 }
 
 extension UInt32: Operand {
-    @inline(__always) static func add(_ a: Self, _ b: Self, _ f: inout UInt32) -> Self { apus_add32(a, b, &f) }
-    @inline(__always) static func sub(_ a: Self, _ b: Self, _ f: inout UInt32) -> Self { apus_sub32(a, b, &f) }
-    @inline(__always) static func and(_ a: Self, _ b: Self, _ f: inout UInt32) -> Self { apus_and32(a, b, &f) }
-    @inline(__always) static func or(_ a: Self, _ b: Self, _ f: inout UInt32) -> Self { apus_or32(a, b, &f) }
-    @inline(__always) static func xor(_ a: Self, _ b: Self, _ f: inout UInt32) -> Self { apus_xor32(a, b, &f) }
-    @inline(__always) static func adc(_ a: Self, _ b: Self, _ f: inout UInt32) -> Self { apus_adc32(a, b, &f) }
-    @inline(__always) static func sbb(_ a: Self, _ b: Self, _ f: inout UInt32) -> Self { apus_sbb32(a, b, &f) }
-    @inline(__always) static func cmp(_ a: Self, _ b: Self) -> UInt32 { apus_cmp32(a, b) }
-    @inline(__always) static func test(_ a: Self, _ b: Self) -> UInt32 { apus_test32(a, b) }
-    @inline(__always) static func inc(_ a: Self, _ f: inout UInt32) -> Self { apus_inc32(a, &f) }
-    @inline(__always) static func dec(_ a: Self, _ f: inout UInt32) -> Self { apus_dec32(a, &f) }
-    @inline(__always) static func neg(_ a: Self, _ f: inout UInt32) -> Self { apus_neg32(a, &f) }
-    @inline(__always) static func rol(_ a: Self, _ count: UInt8, _ f: inout UInt32) -> Self { apus_rol32(a, count, &f) }
-    @inline(__always) static func ror(_ a: Self, _ count: UInt8, _ f: inout UInt32) -> Self { apus_ror32(a, count, &f) }
-    @inline(__always) static func rcl(_ a: Self, _ count: UInt8, _ f: inout UInt32) -> Self { apus_rcl32(a, count, &f) }
-    @inline(__always) static func rcr(_ a: Self, _ count: UInt8, _ f: inout UInt32) -> Self { apus_rcr32(a, count, &f) }
-    @inline(__always) static func shl(_ a: Self, _ count: UInt8, _ f: inout UInt32) -> Self { apus_shl32(a, count, &f) }
-    @inline(__always) static func shr(_ a: Self, _ count: UInt8, _ f: inout UInt32) -> Self { apus_shr32(a, count, &f) }
-    @inline(__always) static func sar(_ a: Self, _ count: UInt8, _ f: inout UInt32) -> Self { apus_sar32(a, count, &f) }
+    @inline(__always) static func add(_ a: Self, _ b: Self, _ f: inout UInt32) -> Self {
+        let r = apus_add32(a, b)
+        f = r.flags
+        return r.value
+    }
+    @inline(__always) static func sub(_ a: Self, _ b: Self, _ f: inout UInt32) -> Self {
+        let r = apus_sub32(a, b)
+        f = r.flags
+        return r.value
+    }
+    @inline(__always) static func and(_ a: Self, _ b: Self, _ f: inout UInt32) -> Self {
+        let r = apus_and32(a, b)
+        f = r.flags
+        return r.value
+    }
+    @inline(__always) static func or(_ a: Self, _ b: Self, _ f: inout UInt32) -> Self {
+        let r = apus_or32(a, b)
+        f = r.flags
+        return r.value
+    }
+    @inline(__always) static func xor(_ a: Self, _ b: Self, _ f: inout UInt32) -> Self {
+        let r = apus_xor32(a, b)
+        f = r.flags
+        return r.value
+    }
+    @inline(__always) static func adc(_ a: Self, _ b: Self, _ f: inout UInt32) -> Self {
+        let r = apus_adc32(a, b, f)
+        f = r.flags
+        return r.value
+    }
+    @inline(__always) static func sbb(_ a: Self, _ b: Self, _ f: inout UInt32) -> Self {
+        let r = apus_sbb32(a, b, f)
+        f = r.flags
+        return r.value
+    }
+    @inline(__always) static func cmp(_ a: Self, _ b: Self) -> UInt32 { apus_sub32(a, b).flags }
+    @inline(__always) static func test(_ a: Self, _ b: Self) -> UInt32 { apus_and32(a, b).flags }
+    @inline(__always) static func inc(_ a: Self, _ f: inout UInt32) -> Self {
+        let r = apus_inc32(a, f)
+        f = r.flags
+        return r.value
+    }
+    @inline(__always) static func dec(_ a: Self, _ f: inout UInt32) -> Self {
+        let r = apus_dec32(a, f)
+        f = r.flags
+        return r.value
+    }
+    @inline(__always) static func neg(_ a: Self, _ f: inout UInt32) -> Self {
+        let r = apus_sub32(0, a)
+        f = r.flags
+        return r.value
+    }
+    @inline(__always) static func rol(_ a: Self, _ count: UInt8, _ f: inout UInt32) -> Self {
+        let r = apus_rol32(a, count, f)
+        f = r.flags
+        return r.value
+    }
+    @inline(__always) static func ror(_ a: Self, _ count: UInt8, _ f: inout UInt32) -> Self {
+        let r = apus_ror32(a, count, f)
+        f = r.flags
+        return r.value
+    }
+    @inline(__always) static func rcl(_ a: Self, _ count: UInt8, _ f: inout UInt32) -> Self {
+        let r = apus_rcl32(a, count, f)
+        f = r.flags
+        return r.value
+    }
+    @inline(__always) static func rcr(_ a: Self, _ count: UInt8, _ f: inout UInt32) -> Self {
+        let r = apus_rcr32(a, count, f)
+        f = r.flags
+        return r.value
+    }
+    @inline(__always) static func shl(_ a: Self, _ count: UInt8, _ f: inout UInt32) -> Self {
+        let r = apus_shl32(a, count, f)
+        f = r.flags
+        return r.value
+    }
+    @inline(__always) static func shr(_ a: Self, _ count: UInt8, _ f: inout UInt32) -> Self {
+        let r = apus_shr32(a, count, f)
+        f = r.flags
+        return r.value
+    }
+    @inline(__always) static func sar(_ a: Self, _ count: UInt8, _ f: inout UInt32) -> Self {
+        let r = apus_sar32(a, count, f)
+        f = r.flags
+        return r.value
+    }
     @inline(__always) static func exchange(_ host: UnsafeMutableRawPointer, _ old: inout Self, _ new: Self) -> Bool {
         apus_cas32(host, &old, new)
     }
@@ -142,45 +378,145 @@ extension UInt32: Operand {
 
 extension UInt32: WideOperand {
     @inline(__always) static func shld(_ a: Self, _ b: Self, _ count: UInt8, _ f: inout UInt32) -> Self {
-        apus_shld32(a, b, count, &f)
+        let r = apus_shld32(a, b, count, f)
+        f = r.flags
+        return r.value
     }
     @inline(__always) static func shrd(_ a: Self, _ b: Self, _ count: UInt8, _ f: inout UInt32) -> Self {
-        apus_shrd32(a, b, count, &f)
+        let r = apus_shrd32(a, b, count, f)
+        f = r.flags
+        return r.value
     }
-    @inline(__always) static func bsf(_ a: Self, _ b: Self, _ f: inout UInt32) -> Self { apus_bsf32(a, b, &f) }
-    @inline(__always) static func bsr(_ a: Self, _ b: Self, _ f: inout UInt32) -> Self { apus_bsr32(a, b, &f) }
-    @inline(__always) static func tzcnt(_ a: Self, _ b: Self, _ f: inout UInt32) -> Self { apus_tzcnt32(a, b, &f) }
-    @inline(__always) static func lzcnt(_ a: Self, _ b: Self, _ f: inout UInt32) -> Self { apus_lzcnt32(a, b, &f) }
-    @inline(__always) static func popcnt(_ a: Self, _ b: Self, _ f: inout UInt32) -> Self { apus_popcnt32(a, b, &f) }
-    @inline(__always) static func imul(_ a: Self, _ b: Self, _ f: inout UInt32) -> Self { apus_imul32(a, b, &f) }
+    @inline(__always) static func bsf(_ a: Self, _ b: Self, _ f: inout UInt32) -> Self {
+        let r = apus_bsf32(a, b, f)
+        f = r.flags
+        return r.value
+    }
+    @inline(__always) static func bsr(_ a: Self, _ b: Self, _ f: inout UInt32) -> Self {
+        let r = apus_bsr32(a, b, f)
+        f = r.flags
+        return r.value
+    }
+    @inline(__always) static func tzcnt(_ a: Self, _ b: Self, _ f: inout UInt32) -> Self {
+        let r = apus_tzcnt32(a, b, f)
+        f = r.flags
+        return r.value
+    }
+    @inline(__always) static func lzcnt(_ a: Self, _ b: Self, _ f: inout UInt32) -> Self {
+        let r = apus_lzcnt32(a, b, f)
+        f = r.flags
+        return r.value
+    }
+    @inline(__always) static func popcnt(_ a: Self, _ b: Self, _ f: inout UInt32) -> Self {
+        let r = apus_popcnt32(a, b, f)
+        f = r.flags
+        return r.value
+    }
+    @inline(__always) static func imul(_ a: Self, _ b: Self, _ f: inout UInt32) -> Self {
+        let r = apus_imul32(a, b, f)
+        f = r.flags
+        return r.value
+    }
     @inline(__always) static func mulwide(_ low: inout Self, _ b: Self, _ f: inout UInt32) -> Self {
-        apus_mulwide32(&low, b, &f)
+        let r = apus_mulwide32(low, b)
+        (low, f) = (r.low, r.flags)
+        return r.high
     }
     @inline(__always) static func imulwide(_ low: inout Self, _ b: Self, _ f: inout UInt32) -> Self {
-        apus_imulwide32(&low, b, &f)
+        let r = apus_imulwide32(low, b)
+        (low, f) = (r.low, r.flags)
+        return r.high
     }
 }
 
 extension UInt64: Operand {
-    @inline(__always) static func add(_ a: Self, _ b: Self, _ f: inout UInt32) -> Self { apus_add64(a, b, &f) }
-    @inline(__always) static func sub(_ a: Self, _ b: Self, _ f: inout UInt32) -> Self { apus_sub64(a, b, &f) }
-    @inline(__always) static func and(_ a: Self, _ b: Self, _ f: inout UInt32) -> Self { apus_and64(a, b, &f) }
-    @inline(__always) static func or(_ a: Self, _ b: Self, _ f: inout UInt32) -> Self { apus_or64(a, b, &f) }
-    @inline(__always) static func xor(_ a: Self, _ b: Self, _ f: inout UInt32) -> Self { apus_xor64(a, b, &f) }
-    @inline(__always) static func adc(_ a: Self, _ b: Self, _ f: inout UInt32) -> Self { apus_adc64(a, b, &f) }
-    @inline(__always) static func sbb(_ a: Self, _ b: Self, _ f: inout UInt32) -> Self { apus_sbb64(a, b, &f) }
-    @inline(__always) static func cmp(_ a: Self, _ b: Self) -> UInt32 { apus_cmp64(a, b) }
-    @inline(__always) static func test(_ a: Self, _ b: Self) -> UInt32 { apus_test64(a, b) }
-    @inline(__always) static func inc(_ a: Self, _ f: inout UInt32) -> Self { apus_inc64(a, &f) }
-    @inline(__always) static func dec(_ a: Self, _ f: inout UInt32) -> Self { apus_dec64(a, &f) }
-    @inline(__always) static func neg(_ a: Self, _ f: inout UInt32) -> Self { apus_neg64(a, &f) }
-    @inline(__always) static func rol(_ a: Self, _ count: UInt8, _ f: inout UInt32) -> Self { apus_rol64(a, count, &f) }
-    @inline(__always) static func ror(_ a: Self, _ count: UInt8, _ f: inout UInt32) -> Self { apus_ror64(a, count, &f) }
-    @inline(__always) static func rcl(_ a: Self, _ count: UInt8, _ f: inout UInt32) -> Self { apus_rcl64(a, count, &f) }
-    @inline(__always) static func rcr(_ a: Self, _ count: UInt8, _ f: inout UInt32) -> Self { apus_rcr64(a, count, &f) }
-    @inline(__always) static func shl(_ a: Self, _ count: UInt8, _ f: inout UInt32) -> Self { apus_shl64(a, count, &f) }
-    @inline(__always) static func shr(_ a: Self, _ count: UInt8, _ f: inout UInt32) -> Self { apus_shr64(a, count, &f) }
-    @inline(__always) static func sar(_ a: Self, _ count: UInt8, _ f: inout UInt32) -> Self { apus_sar64(a, count, &f) }
+    @inline(__always) static func add(_ a: Self, _ b: Self, _ f: inout UInt32) -> Self {
+        let r = apus_add64(a, b)
+        f = r.flags
+        return r.value
+    }
+    @inline(__always) static func sub(_ a: Self, _ b: Self, _ f: inout UInt32) -> Self {
+        let r = apus_sub64(a, b)
+        f = r.flags
+        return r.value
+    }
+    @inline(__always) static func and(_ a: Self, _ b: Self, _ f: inout UInt32) -> Self {
+        let r = apus_and64(a, b)
+        f = r.flags
+        return r.value
+    }
+    @inline(__always) static func or(_ a: Self, _ b: Self, _ f: inout UInt32) -> Self {
+        let r = apus_or64(a, b)
+        f = r.flags
+        return r.value
+    }
+    @inline(__always) static func xor(_ a: Self, _ b: Self, _ f: inout UInt32) -> Self {
+        let r = apus_xor64(a, b)
+        f = r.flags
+        return r.value
+    }
+    @inline(__always) static func adc(_ a: Self, _ b: Self, _ f: inout UInt32) -> Self {
+        let r = apus_adc64(a, b, f)
+        f = r.flags
+        return r.value
+    }
+    @inline(__always) static func sbb(_ a: Self, _ b: Self, _ f: inout UInt32) -> Self {
+        let r = apus_sbb64(a, b, f)
+        f = r.flags
+        return r.value
+    }
+    @inline(__always) static func cmp(_ a: Self, _ b: Self) -> UInt32 { apus_sub64(a, b).flags }
+    @inline(__always) static func test(_ a: Self, _ b: Self) -> UInt32 { apus_and64(a, b).flags }
+    @inline(__always) static func inc(_ a: Self, _ f: inout UInt32) -> Self {
+        let r = apus_inc64(a, f)
+        f = r.flags
+        return r.value
+    }
+    @inline(__always) static func dec(_ a: Self, _ f: inout UInt32) -> Self {
+        let r = apus_dec64(a, f)
+        f = r.flags
+        return r.value
+    }
+    @inline(__always) static func neg(_ a: Self, _ f: inout UInt32) -> Self {
+        let r = apus_sub64(0, a)
+        f = r.flags
+        return r.value
+    }
+    @inline(__always) static func rol(_ a: Self, _ count: UInt8, _ f: inout UInt32) -> Self {
+        let r = apus_rol64(a, count, f)
+        f = r.flags
+        return r.value
+    }
+    @inline(__always) static func ror(_ a: Self, _ count: UInt8, _ f: inout UInt32) -> Self {
+        let r = apus_ror64(a, count, f)
+        f = r.flags
+        return r.value
+    }
+    @inline(__always) static func rcl(_ a: Self, _ count: UInt8, _ f: inout UInt32) -> Self {
+        let r = apus_rcl64(a, count, f)
+        f = r.flags
+        return r.value
+    }
+    @inline(__always) static func rcr(_ a: Self, _ count: UInt8, _ f: inout UInt32) -> Self {
+        let r = apus_rcr64(a, count, f)
+        f = r.flags
+        return r.value
+    }
+    @inline(__always) static func shl(_ a: Self, _ count: UInt8, _ f: inout UInt32) -> Self {
+        let r = apus_shl64(a, count, f)
+        f = r.flags
+        return r.value
+    }
+    @inline(__always) static func shr(_ a: Self, _ count: UInt8, _ f: inout UInt32) -> Self {
+        let r = apus_shr64(a, count, f)
+        f = r.flags
+        return r.value
+    }
+    @inline(__always) static func sar(_ a: Self, _ count: UInt8, _ f: inout UInt32) -> Self {
+        let r = apus_sar64(a, count, f)
+        f = r.flags
+        return r.value
+    }
     @inline(__always) static func exchange(_ host: UnsafeMutableRawPointer, _ old: inout Self, _ new: Self) -> Bool {
         apus_cas64(host, &old, new)
     }
@@ -188,22 +524,54 @@ extension UInt64: Operand {
 
 extension UInt64: WideOperand {
     @inline(__always) static func shld(_ a: Self, _ b: Self, _ count: UInt8, _ f: inout UInt32) -> Self {
-        apus_shld64(a, b, count, &f)
+        let r = apus_shld64(a, b, count, f)
+        f = r.flags
+        return r.value
     }
     @inline(__always) static func shrd(_ a: Self, _ b: Self, _ count: UInt8, _ f: inout UInt32) -> Self {
-        apus_shrd64(a, b, count, &f)
+        let r = apus_shrd64(a, b, count, f)
+        f = r.flags
+        return r.value
     }
-    @inline(__always) static func bsf(_ a: Self, _ b: Self, _ f: inout UInt32) -> Self { apus_bsf64(a, b, &f) }
-    @inline(__always) static func bsr(_ a: Self, _ b: Self, _ f: inout UInt32) -> Self { apus_bsr64(a, b, &f) }
-    @inline(__always) static func tzcnt(_ a: Self, _ b: Self, _ f: inout UInt32) -> Self { apus_tzcnt64(a, b, &f) }
-    @inline(__always) static func lzcnt(_ a: Self, _ b: Self, _ f: inout UInt32) -> Self { apus_lzcnt64(a, b, &f) }
-    @inline(__always) static func popcnt(_ a: Self, _ b: Self, _ f: inout UInt32) -> Self { apus_popcnt64(a, b, &f) }
-    @inline(__always) static func imul(_ a: Self, _ b: Self, _ f: inout UInt32) -> Self { apus_imul64(a, b, &f) }
+    @inline(__always) static func bsf(_ a: Self, _ b: Self, _ f: inout UInt32) -> Self {
+        let r = apus_bsf64(a, b, f)
+        f = r.flags
+        return r.value
+    }
+    @inline(__always) static func bsr(_ a: Self, _ b: Self, _ f: inout UInt32) -> Self {
+        let r = apus_bsr64(a, b, f)
+        f = r.flags
+        return r.value
+    }
+    @inline(__always) static func tzcnt(_ a: Self, _ b: Self, _ f: inout UInt32) -> Self {
+        let r = apus_tzcnt64(a, b, f)
+        f = r.flags
+        return r.value
+    }
+    @inline(__always) static func lzcnt(_ a: Self, _ b: Self, _ f: inout UInt32) -> Self {
+        let r = apus_lzcnt64(a, b, f)
+        f = r.flags
+        return r.value
+    }
+    @inline(__always) static func popcnt(_ a: Self, _ b: Self, _ f: inout UInt32) -> Self {
+        let r = apus_popcnt64(a, b, f)
+        f = r.flags
+        return r.value
+    }
+    @inline(__always) static func imul(_ a: Self, _ b: Self, _ f: inout UInt32) -> Self {
+        let r = apus_imul64(a, b, f)
+        f = r.flags
+        return r.value
+    }
     @inline(__always) static func mulwide(_ low: inout Self, _ b: Self, _ f: inout UInt32) -> Self {
-        apus_mulwide64(&low, b, &f)
+        let r = apus_mulwide64(low, b)
+        (low, f) = (r.low, r.flags)
+        return r.high
     }
     @inline(__always) static func imulwide(_ low: inout Self, _ b: Self, _ f: inout UInt32) -> Self {
-        apus_imulwide64(&low, b, &f)
+        let r = apus_imulwide64(low, b)
+        (low, f) = (r.low, r.flags)
+        return r.high
     }
 }
 

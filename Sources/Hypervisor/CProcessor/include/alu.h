@@ -1,6 +1,6 @@
 // Integer arithmetic on the host's own unit, with the six arithmetic flags.
 // Source: Intel SDM volume 2; flags in RFLAGS order as `arith_flags` keeps them.
-// Each function computes one instruction and replaces `*f` by the flags behind it.
+// Each function computes one instruction and returns its result and the flags behind it.
 // Flags that the SDM leaves undefined come out as the host leaves them.
 #ifndef APUS_ALU_H
 #define APUS_ALU_H
@@ -20,62 +20,60 @@ APUS_INLINE uint32_t apus_ax_of(uint32_t f) { return (f & 0xD5) << 8 | (f >> 11 
 #define APUS_TAKE "lahf\n\tseto %%al"
 #define APUS_GIVE "addb $0x7f, %%al\n\tsahf\n\t"
 
+/// An instruction's result and the flags behind it; by value, so that no local needs an address.
+typedef struct apus_result8 { uint8_t value; uint32_t flags; } apus_result8;
+typedef struct apus_result16 { uint16_t value; uint32_t flags; } apus_result16;
+typedef struct apus_result32 { uint32_t value; uint32_t flags; } apus_result32;
+typedef struct apus_result64 { uint64_t value; uint32_t flags; } apus_result64;
+
 #define APUS_BINARY(name, op, bits, sfx, c)                                                                     \
-    APUS_INLINE uint##bits##_t apus_##name##bits(uint##bits##_t a, uint##bits##_t b, uint32_t *f)               \
+    APUS_INLINE apus_result##bits apus_##name##bits(uint##bits##_t a, uint##bits##_t b)                         \
     {                                                                                                           \
         uint32_t ax;                                                                                            \
-        __asm__(op sfx " %2, %0\n\t" APUS_TAKE : "+" c(a), "=&a"(ax) : c(b) : "cc");                            \
-        *f = apus_flags_of(ax);                                                                                 \
-        return a;                                                                                               \
+        __asm__(op sfx " %2, %0\n\t" APUS_TAKE                                                                  \
+                : "+" c(a), "=&a"(ax) : c(b) : "cc");                                                           \
+        return (apus_result##bits){a, apus_flags_of(ax)};                                                       \
     }
 #define APUS_CARRY(name, op, bits, sfx, c)                                                                      \
-    APUS_INLINE uint##bits##_t apus_##name##bits(uint##bits##_t a, uint##bits##_t b, uint32_t *f)               \
+    APUS_INLINE apus_result##bits apus_##name##bits(uint##bits##_t a, uint##bits##_t b, uint32_t f)             \
     {                                                                                                           \
         uint32_t ax;                                                                                            \
-        __asm__("btl $0, %3\n\t" op sfx " %2, %0\n\t" APUS_TAKE : "+" c(a), "=&a"(ax) : c(b), "r"(*f) : "cc");  \
-        *f = apus_flags_of(ax);                                                                                 \
-        return a;                                                                                               \
-    }
-#define APUS_COMPARE(name, op, bits, sfx, c)                                                                    \
-    APUS_INLINE uint32_t apus_##name##bits(uint##bits##_t a, uint##bits##_t b)                                  \
-    {                                                                                                           \
-        uint32_t ax;                                                                                            \
-        __asm__(op sfx " %2, %1\n\t" APUS_TAKE : "=&a"(ax) : c(a), c(b) : "cc");                                \
-        return apus_flags_of(ax);                                                                               \
+        __asm__("btl $0, %3\n\t" op sfx " %2, %0\n\t" APUS_TAKE                                                 \
+                : "+" c(a), "=&a"(ax) : c(b), "r"(f) : "cc");                                                   \
+        return (apus_result##bits){a, apus_flags_of(ax)};                                                       \
     }
 #define APUS_STEP(name, op, bits, sfx, c)                                                                       \
-    APUS_INLINE uint##bits##_t apus_##name##bits(uint##bits##_t a, uint32_t *f)                                 \
+    APUS_INLINE apus_result##bits apus_##name##bits(uint##bits##_t a, uint32_t f)                               \
     {                                                                                                           \
         uint32_t ax;                                                                                            \
-        __asm__("btl $0, %2\n\t" op sfx " %0\n\t" APUS_TAKE : "+" c(a), "=&a"(ax) : "r"(*f) : "cc");            \
-        *f = apus_flags_of(ax);                                                                                 \
-        return a;                                                                                               \
+        __asm__("btl $0, %2\n\t" op sfx " %0\n\t" APUS_TAKE                                                     \
+                : "+" c(a), "=&a"(ax) : "r"(f) : "cc");                                                         \
+        return (apus_result##bits){a, apus_flags_of(ax)};                                                       \
     }
 #define APUS_SHIFT(name, op, bits, sfx, c)                                                                      \
-    APUS_INLINE uint##bits##_t apus_##name##bits(uint##bits##_t a, uint8_t count, uint32_t *f)                  \
+    APUS_INLINE apus_result##bits apus_##name##bits(uint##bits##_t a, uint8_t count, uint32_t f)                \
     {                                                                                                           \
-        uint32_t ax = apus_ax_of(*f);                                                                           \
-        __asm__(APUS_GIVE op sfx " %%cl, %0\n\t" APUS_TAKE : "+" c(a), "+a"(ax) : "c"(count) : "cc");           \
-        *f = apus_flags_of(ax);                                                                                 \
-        return a;                                                                                               \
+        uint32_t ax = apus_ax_of(f);                                                                            \
+        __asm__(APUS_GIVE op sfx " %%cl, %0\n\t" APUS_TAKE                                                      \
+                : "+" c(a), "+a"(ax) : "c"(count) : "cc");                                                      \
+        return (apus_result##bits){a, apus_flags_of(ax)};                                                       \
     }
 #define APUS_DOUBLE(name, op, bits, sfx)                                                                        \
-    APUS_INLINE uint##bits##_t apus_##name##bits(                                                               \
-        uint##bits##_t a, uint##bits##_t b, uint8_t count, uint32_t *f)                                         \
+    APUS_INLINE apus_result##bits apus_##name##bits(uint##bits##_t a, uint##bits##_t b, uint8_t count, uint32_t f)\
     {                                                                                                           \
-        uint32_t ax = apus_ax_of(*f);                                                                           \
-        __asm__(APUS_GIVE op sfx " %%cl, %3, %0\n\t" APUS_TAKE : "+r"(a), "+a"(ax) : "c"(count), "r"(b) : "cc"); \
-        *f = apus_flags_of(ax);                                                                                 \
-        return a;                                                                                               \
+        uint32_t ax = apus_ax_of(f);                                                                            \
+        __asm__(APUS_GIVE op sfx " %%cl, %3, %0\n\t" APUS_TAKE                                                  \
+                : "+r"(a), "+a"(ax) : "c"(count), "r"(b) : "cc");                                               \
+        return (apus_result##bits){a, apus_flags_of(ax)};                                                       \
     }
 /// BSF, BSR, TZCNT, LZCNT, POPCNT: `a` is the destination's old value.
 #define APUS_SCAN(name, op, bits, sfx)                                                                          \
-    APUS_INLINE uint##bits##_t apus_##name##bits(uint##bits##_t a, uint##bits##_t b, uint32_t *f)               \
+    APUS_INLINE apus_result##bits apus_##name##bits(uint##bits##_t a, uint##bits##_t b, uint32_t f)             \
     {                                                                                                           \
-        uint32_t ax = apus_ax_of(*f);                                                                           \
-        __asm__(APUS_GIVE op sfx " %2, %0\n\t" APUS_TAKE : "+r"(a), "+a"(ax) : "r"(b) : "cc");                  \
-        *f = apus_flags_of(ax);                                                                                 \
-        return a;                                                                                               \
+        uint32_t ax = apus_ax_of(f);                                                                            \
+        __asm__(APUS_GIVE op sfx " %2, %0\n\t" APUS_TAKE                                                        \
+                : "+r"(a), "+a"(ax) : "r"(b) : "cc");                                                           \
+        return (apus_result##bits){a, apus_flags_of(ax)};                                                       \
     }
 
 #define APUS_ALL(M, name, op) \
@@ -89,8 +87,6 @@ APUS_ALL(APUS_BINARY, or, "or")
 APUS_ALL(APUS_BINARY, xor, "xor")
 APUS_ALL(APUS_CARRY, adc, "adc")
 APUS_ALL(APUS_CARRY, sbb, "sbb")
-APUS_ALL(APUS_COMPARE, cmp, "cmp")
-APUS_ALL(APUS_COMPARE, test, "test")
 APUS_ALL(APUS_STEP, inc, "inc")
 APUS_ALL(APUS_STEP, dec, "dec")
 APUS_ALL(APUS_STEP, neg, "neg")
@@ -110,17 +106,20 @@ APUS_WIDE(APUS_SCAN, lzcnt, "lzcnt")
 APUS_WIDE(APUS_SCAN, popcnt, "popcnt")
 APUS_WIDE(APUS_SCAN, imul, "imul")
 
-/// MUL and IMUL of the accumulator: `low` in and out, the upper half is returned.
-#define APUS_MULTIPLY(name, op, bits, sfx, ax_)                                                            \
-    APUS_INLINE uint##bits##_t apus_##name##bits(uint##bits##_t *low, uint##bits##_t b, uint32_t *f)            \
+/// MUL and IMUL of the accumulator.
+#define APUS_PRODUCT(bits) \
+    typedef struct apus_product##bits { uint##bits##_t low, high; uint32_t flags; } apus_product##bits;
+APUS_PRODUCT(16)
+APUS_PRODUCT(32)
+APUS_PRODUCT(64)
+#define APUS_MULTIPLY(name, op, bits, sfx, ax_)                                                                 \
+    APUS_INLINE apus_product##bits apus_##name##bits(uint##bits##_t low, uint##bits##_t b)                      \
     {                                                                                                           \
-        uint##bits##_t a = *low, d, copy;                                                                       \
-        uint64_t ax64 = a;                                                                                      \
-        __asm__(op sfx " %3\n\tmov " ax_ ", %2\n\t" APUS_TAKE                                                  \
-                : "+a"(ax64), "=&d"(d), "=&r"(copy) : "r"(b) : "cc");                          \
-        *f = apus_flags_of((uint32_t)ax64);                                                                     \
-        *low = copy;                                                                                            \
-        return d;                                                                                               \
+        uint##bits##_t d, copy;                                                                                 \
+        uint64_t ax = low;                                                                                      \
+        __asm__(op sfx " %3\n\tmov " ax_ ", %2\n\t" APUS_TAKE                                                   \
+                : "+a"(ax), "=&d"(d), "=&r"(copy) : "r"(b) : "cc");                                             \
+        return (apus_product##bits){copy, d, apus_flags_of((uint32_t)ax)};                                      \
     }
 APUS_MULTIPLY(mulwide, "mul", 16, "w", "%%ax")
 APUS_MULTIPLY(mulwide, "mul", 32, "l", "%%eax")
@@ -130,13 +129,12 @@ APUS_MULTIPLY(imulwide, "imul", 32, "l", "%%eax")
 APUS_MULTIPLY(imulwide, "imul", 64, "q", "%%rax")
 /// The byte forms, AX = AL * b.
 #define APUS_MULTIPLY8(name, op)                                                                                \
-    APUS_INLINE uint16_t apus_##name##8(uint8_t a, uint8_t b, uint32_t *f)                                      \
+    APUS_INLINE apus_result16 apus_##name##8(uint8_t a, uint8_t b)                                              \
     {                                                                                                           \
         uint32_t ax = a;                                                                                        \
         uint16_t copy;                                                                                          \
-        __asm__(op " %2\n\tmovw %%ax, %1\n\t" APUS_TAKE : "+a"(ax), "=&r"(copy) : "q"(b) : "cc");              \
-        *f = apus_flags_of(ax);                                                                                 \
-        return copy;                                                                                            \
+        __asm__(op " %2\n\tmovw %%ax, %1\n\t" APUS_TAKE : "+a"(ax), "=&r"(copy) : "q"(b) : "cc");               \
+        return (apus_result16){copy, apus_flags_of(ax)};                                                        \
     }
 APUS_MULTIPLY8(mulwide, "mulb")
 APUS_MULTIPLY8(imulwide, "imulb")
