@@ -1,7 +1,8 @@
 // CPUID as the guest sees it from the machine: Xen's leaves, APIC ids and topology.
 // Source: Xen public/arch-x86/cpuid.h; Intel SDM volume 2 (CPUID leaves 1, 4, 0xB); AMD APM volume 3 §E.4.
 // Modelled: leaves 0x40000000-0x40000004. Not modelled: leaf 5 (PV only).
-// Quirks: one package, a core for each vCPU with two APIC ids, as Xen's default topology has it.
+// Quirks: no Xen leaves with more than one vCPU, because Linux then sends its IPIs by event channel without asking
+// whether there are any; one package, a core for each vCPU with two APIC ids, as Xen's default topology has it.
 
 internal import Processor
 
@@ -17,7 +18,11 @@ struct XenLeaves: Sendable {
     /// "XenVMMXenVMM" in EBX, ECX, EDX.
     private static let signature: (UInt32, UInt32, UInt32) = (0x566E_6558, 0x6558_4D4D, 0x4D4D_566E)
 
+    /// Whether the guest is told that it runs on Xen.
+    var isOffered: Bool { vcpus == 1 }
+
     func answer(_ leaf: UInt32, _ subleaf: UInt32, vcpu: Int) -> CPUIDResult? {
+        guard isOffered else { return nil }
         switch (leaf, subleaf) {
         case (Self.base, _):
             let (b, c, d) = Self.signature
