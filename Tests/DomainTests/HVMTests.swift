@@ -38,7 +38,7 @@ extension Guests {
                     + "\ndisk += ['file:\(disk.path),hda,w']")
             try domain.press(0x63, until: "grub>")  // c
             try domain.viewer().type("\nls\n")
-            try domain.waitForScreen("(hd0)", "(cd0")
+            try domain.waitForScreen("(hd0)", "(cd)")
         }
 
         @Test("GRUB's rescue floppy boots")
@@ -52,6 +52,7 @@ extension Guests {
         @Test("iPXE reaches its prompt")
         func ipxe() throws {
             let domain = try Domain("ipxe", Self.cdrom("/usr/lib/ipxe/ipxe.iso", memory: 64))
+            try domain.waitForScreen("Loading ipxe")
             try domain.press(0x62, control: true, until: "iPXE>")  // Ctrl-B
         }
 

@@ -45,10 +45,15 @@ extension Monitor {
     func fail(_ program: Member.Program, _ sentence: String) {
         let blamesPeer = sentence.hasPrefix("the device model ended") || sentence.hasPrefix("the hypervisor ended")
         for peer in members where failure == nil && !peer.isKilled && peer.program != program {
-            if blamesPeer { _ = HostFile.waitReadable([peer.process.ended.number], milliseconds: 1000) }
-            guard let end = peer.process.reap() else { continue }
+            // What the peer says of itself comes before its end, which can take a while on a busy machine.
+            let ends = [peer.status.number, peer.process.ended.number]
+            if blamesPeer { _ = HostFile.waitReadable(ends, milliseconds: 5000) }
             while !HostFile.waitReadable([peer.status.number], milliseconds: 0).isEmpty, peer.readStatus() {}
-            failure = (peer.program, peer.error ?? "it \(end) before it was set up")
+            if let error = peer.error {
+                failure = (peer.program, error)
+            } else if let end = peer.process.reap() {
+                failure = (peer.program, "it \(end) before it was set up")
+            }
         }
         failure = failure ?? (program, sentence)
         end()
