@@ -110,7 +110,11 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
         if self.pointee.cr0 & CR0.protection == 0 {
             // In real mode only the limit counts: code may be written through CS.
             allowed = true
-        } else if write { allowed = allowed && type & 0xA == 2 } else { allowed = allowed && type & 0xA != 8 }
+        } else if write {
+            allowed = allowed && type & 0xA == 2
+        } else {
+            allowed = allowed && type & 0xA != 8
+        }
         if type & 0xC == 4 {
             // Expand-down data: valid above the limit, up to 64 KiB or 4 GiB.
             let top: UInt64 = part.access & 0x4000 != 0 ? 0xFFFF_FFFF : 0xFFFF
