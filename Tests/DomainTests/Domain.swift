@@ -128,6 +128,13 @@ final class Domain {
             + (try Site.run(URL(fileURLWithPath: "/usr/bin/tesseract"), [picture.path, "-", "--psm", "6"]).output)
     }
 
+    /// Keeps the last picture as `.build/screens/NAME.png`: the README's screenshot is made this way.
+    func keepPicture(as name: String) throws {
+        let picture = Site.pictures.appendingPathComponent("\(self.name).ppm").path
+        let kept = Site.pictures.appendingPathComponent("\(name).png").path
+        try Site.run(URL(fileURLWithPath: "/usr/bin/convert"), [picture, "-scale", "50%", kept])
+    }
+
     private func logTail() -> String {
         ["bios.log", "hypervisor.log", "device-model.log"].map { file in
             let text = (try? String(contentsOf: directory.appendingPathComponent(file), encoding: .utf8)) ?? "none"

@@ -91,6 +91,7 @@ extension Guests {
             try domain.waitForScreen("installer menu", "Advanced options", within: 120)
             try domain.viewer().key(Keysym.enter)
             try domain.waitForScreen("Select a language", within: 1800)
+            try domain.keepPicture(as: "installer")
             try domain.viewer().key(Keysym.enter)
             try domain.waitForScreen("Select your location", within: 120)
         }
