@@ -3,18 +3,22 @@
 // Compared: general registers, flags, RIP, vector, x87, MMX, SSE state, memory. Not compared: FIP, FDP, FOP.
 // Quirks: APUS_SEED=N in the environment runs one case, APUS_CASES=N so many.
 
+import CProcessor
 import Foundation
 import Testing
+
+@testable import Processor
 
 @Suite(.serialized) struct DifferentialTests {
     private static let environment = ProcessInfo.processInfo.environment
     private static let cases = UInt64(environment["APUS_CASES"] ?? "") ?? 500
 
     private func check(
-        _ kind: String, base: UInt64, length: Int, unmasked: Bool = false, bits: Int = 64,
+        _ kind: String, base: UInt64, length: Int, unmasked: Bool = false, bits: Int = 64, translated: Bool = false,
         _ generate: (inout InstructionGenerator) -> Void
     ) throws {
         let user = try UserGuest(bits: bits)
+        user.guest.cpu.engine.pointee.blocks.heat = translated ? 1 : 0
         var failures: [String: [String]] = [:]
         var seeds = Array(base..<base + Self.cases)
         if let seed = UInt64(Self.environment["APUS_SEED"] ?? "") { seeds = [seed] }
@@ -55,6 +59,16 @@ import Testing
 
     @Test func integerInstructionsDoWhatTheHostDoes() throws {
         try check("integer", base: 1, length: 12) { $0.integer() }
+    }
+
+    @Test func translatedInstructionsDoWhatTheHostDoes() throws {
+        try check("translated", base: 7_000_000, length: 12, translated: true) { $0.integer() }
+    }
+
+    @Test func translatedBlocksMayMixNativeCodeAndHandlers() throws {
+        try check("translated mixed", base: 8_000_000, length: 16, translated: true) {
+            if $0.random.chance(4) { $0.vector() } else { $0.integer() }
+        }
     }
 
     @Test func vectorInstructionsDoWhatTheHostDoes() throws {

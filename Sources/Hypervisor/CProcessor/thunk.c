@@ -30,6 +30,11 @@ apus_code_buffer apus_code_buffer_make(size_t bytes) {
     return made;
 }
 
+void apus_code_buffer_free(apus_code_buffer buffer) {
+    if (buffer.writable) munmap(buffer.writable, buffer.bytes);
+    if (buffer.executable) munmap(buffer.executable, buffer.bytes);
+}
+
 uint32_t apus_host_features(void) {
     uint32_t a, b, c, d, found = 0;
     if (!__get_cpuid(1, &a, &b, &c, &d)) return 0;

@@ -33,6 +33,13 @@ struct BlockCache {
     let single: Block
     var insnCount = 0
     var blockCount = 0
+    /// Executions until a new block is translated; 0: none ever is.
+    var heat: UInt32 = 0
+    /// From the executable to the writable mapping of translated code, and where code leaves it.
+    var nativeAlias = 0
+    var nativeExit = 0
+    /// How the loop enters translated code.
+    var nativeEntry: UnsafeMutableRawPointer?
 
     init() {
         insns = .allocate(capacity: Self.insnSlots)
@@ -49,7 +56,8 @@ struct BlockCache {
         let room = UnsafeMutablePointer<apus_insn>.allocate(capacity: 2)
         single.initialize(
             to: apus_block(
-                insns: room, physical: 0, mode_key: 0, bytes: 0, count: 0, next_hash: nil, next_page: nil))
+                insns: room, physical: 0, mode_key: 0, bytes: 0, count: 0, next_hash: nil, next_page: nil,
+                native: nil, heat: 0))
     }
 
     func deallocate() {
@@ -95,7 +103,7 @@ struct BlockCache {
             to: apus_block(
                 insns: insns + insnCount, physical: physical, mode_key: key,
                 bytes: UInt32(truncatingIfNeeded: bytes), count: UInt32(truncatingIfNeeded: count),
-                next_hash: hashes[hash], next_page: pages[page]))
+                next_hash: hashes[hash], next_page: pages[page], native: nil, heat: heat))
         insnCount += count + 1
         hashes[hash] = block
         pages[page] = block
@@ -122,6 +130,7 @@ struct BlockCache {
                 if let previous { previous.pointee.next_page = next } else { pages[slot] = next }
                 unhash(block)
                 if block == running { cut(block) }
+                retire(block)
                 block.pointee.physical = .max
                 block.pointee.bytes = 0
             } else {
@@ -146,6 +155,17 @@ struct BlockCache {
         }
     }
 
+    /// Sends whoever enters a block's translation back to the loop.
+    private func retire(_ block: Block) {
+        block.pointee.heat = 0
+        guard let native = block.pointee.native else { return }
+        block.pointee.native = nil
+        let writable = native + nativeAlias
+        writable.storeBytes(of: 0xE9, as: UInt8.self)
+        let distance = nativeExit &- Int(bitPattern: native) &- 5
+        writable.storeBytes(of: Int32(truncatingIfNeeded: distance), toByteOffset: 1, as: Int32.self)
+    }
+
     /// Makes a running block leave behind the instruction that runs.
     func cut(_ block: Block) {
         for index in 0...Int(block.pointee.count) { block.pointee.insns[index].handler = leaveBlock }
@@ -153,6 +173,7 @@ struct BlockCache {
 
     /// Forgets everything. A running block stays readable until the next decode.
     mutating func removeAll(running: Block?) {
+        for index in 0..<blockCount { retire(blocks + index) }
         if let running { cut(running) }
         hashes.update(repeating: nil, count: Self.hashSlots)
         pages.update(repeating: nil, count: Self.pageSlots)

@@ -72,6 +72,7 @@ struct EngineState {
     let map: PhysicalMap
     let attention: UnsafeMutablePointer<UInt32>
     var blocks: BlockCache
+    var translator: Translator?
     /// TLB entries in use since the last flush, unless there are too many to note.
     let filled: UnsafeMutablePointer<UInt16>
     var filledCount = 0
@@ -90,6 +91,7 @@ struct EngineState {
     init(map: PhysicalMap, bus: any GuestBus, attention: UnsafeMutablePointer<UInt32>) {
         (self.map, self.bus, self.attention) = (map, bus, attention)
         blocks = BlockCache()
+        translator = Translator(&blocks)
         filled = .allocate(capacity: Self.filledSlots)
         filled.initialize(repeating: 0, count: Self.filledSlots)
         regions = .allocate(capacity: Self.maximumRegions)
@@ -97,6 +99,7 @@ struct EngineState {
     }
 
     func deallocate() {
+        translator?.deallocate()
         blocks.deallocate()
         filled.deallocate()
         regions.deallocate()

@@ -148,7 +148,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
         let entry = entries + Int(truncatingIfNeeded: linear &>> 12 & UInt64(APUS_TLB_ENTRIES - 1))
         let distance = linear ^ entry.pointee.tag
         guard distance <= UInt64(4096 - MemoryLayout<T>.size) else { return nil }
-        return UnsafeMutableRawPointer(bitPattern: UInt(truncatingIfNeeded: linear &+ entry.pointee.addend))
+        return UnsafeMutableRawPointer(bitPattern: UInt(truncatingIfNeeded: distance &+ entry.pointee.host))
     }
 
     /// Loads with the rights of the current privilege level. `segment` only tells #SS from #GP.

@@ -155,6 +155,8 @@ public struct ModeKey: OptionSet {
     @inline(__always) static var longMode: ModeKey { ModeKey(rawValue: 1 << 16) }
     /// CS has base 0 and a limit of 4 GiB (or 64-bit mode).
     @inline(__always) static var flatCode: ModeKey { ModeKey(rawValue: 1 << 17) }
+    /// RFLAGS.AC lets supervisor code reach user pages.
+    @inline(__always) static var userAccess: ModeKey { ModeKey(rawValue: 1 << 18) }
 
     /// Default operand size of CS in bytes: 2, 4 or 8.
     @inline(__always) var codeSize: Int { 1 << Int(rawValue & 3) }
@@ -218,6 +220,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
         insertControlBits(&key)
         pointee.mode_key = key.rawValue
         selectTLB()
+        if pointee.tlb_mode == UInt8(APUS_TLB_SUPERVISOR_AC) { pointee.mode_key |= ModeKey.userAccess.rawValue }
     }
 
     private func insertControlBits(_ key: inout ModeKey) {

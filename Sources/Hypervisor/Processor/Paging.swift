@@ -212,7 +212,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
     /// Fills all sets with entries that match nothing.
     func clearTLB() {
         for place in 0..<Int(APUS_TLB_MODES) * 2 * Int(APUS_TLB_ENTRIES) {
-            self.pointee.tlb_first[place] = apus_tlb_entry(tag: emptyTag(place), addend: 0)
+            self.pointee.tlb_first[place] = apus_tlb_entry(tag: emptyTag(place), host: 0)
         }
     }
 
@@ -232,7 +232,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
         for mode in 0..<Int(APUS_TLB_MODES) {
             let entries = tlbSet(UInt8(mode), write: true)
             for index in 0..<Int(APUS_TLB_ENTRIES)
-            where entries[index].tag &+ entries[index].addend == page {
+            where entries[index].host == page {
                 entries[index].tag = emptyTag(index)
             }
         }
@@ -249,7 +249,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
         let place = set * Int(APUS_TLB_ENTRIES) + index
         let page = linear & ~0xFFF
         let hostPage = UInt64(UInt(bitPattern: host)) & ~0xFFF
-        self.pointee.tlb_first[place] = apus_tlb_entry(tag: page, addend: hostPage &- page)
+        self.pointee.tlb_first[place] = apus_tlb_entry(tag: page, host: hostPage)
         let engine = engine
         if engine.pointee.filledCount < EngineState.filledSlots {
             engine.pointee.filled[engine.pointee.filledCount] = UInt16(place)
@@ -433,7 +433,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
         let entry = entries + Int(truncatingIfNeeded: linear &>> 12 & UInt64(APUS_TLB_ENTRIES - 1))
         let distance = linear ^ entry.pointee.tag
         guard bytes <= 4096, distance <= UInt64(truncatingIfNeeded: 4096 &- bytes) else { return nil }
-        return UnsafeMutableRawPointer(bitPattern: UInt(truncatingIfNeeded: linear &+ entry.pointee.addend))
+        return UnsafeMutableRawPointer(bitPattern: UInt(truncatingIfNeeded: distance &+ entry.pointee.host))
     }
 
     private func copyOutOf(_ place: Place, to target: UnsafeMutableRawPointer, bytes: Int) {

@@ -8,6 +8,7 @@ internal import CProcessor
 extension UnsafeMutablePointer where Pointee == apus_vcpu {
     /// Runs guest code until something outside must act; one of APUS_EXIT_*.
     func runLoop() -> Int {
+        if engine.pointee.translator != nil { apus_set_state_base(self) }
         if engine.pointee.hasNews { readNews() }
         while true {
             if self.pointee.nmi_pending, !self.pointee.nmi_blocked, !self.pointee.interrupt_shadow {
@@ -56,6 +57,17 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
                 do throws(Fault) { block = try findBlock() } catch { return (Status.fault, nil, nil) }
             }
             self.pointee.current = block
+            if block.pointee.heat != 0 { warm(block) }
+            if let native = block.pointee.native, !self.pointee.window_wanted, !self.pointee.nmi_pending {
+                let status = apus_run_native(self, engine.pointee.blocks.nativeEntry, native)
+                guard status == Status.jump else { return (status, self.pointee.native_insn, self.pointee.current) }
+                if apus_attention(attention) != 0 || self.pointee.window_wanted || self.pointee.nmi_pending
+                    || self.pointee.mode_key & ModeKey.trap.rawValue != 0
+                {
+                    return (status, nil, nil)
+                }
+                continue
+            }
             let first = UnsafePointer(block.pointee.insns)
             var insn = first
             var status = insn.pointee.handler(self, insn)

@@ -79,8 +79,8 @@ typedef struct apus_segment {
 typedef struct apus_table { uint64_t base; uint32_t limit; } apus_table;
 
 /// A soft TLB entry: `tag` is the linear page address; an empty one holds a page of another index.
-/// Host address = linear address + `addend` (wrapping).
-typedef struct apus_tlb_entry { uint64_t tag; uint64_t addend; } apus_tlb_entry;
+/// `host` is where the page lies in this process.
+typedef struct apus_tlb_entry { uint64_t tag; uint64_t host; } apus_tlb_entry;
 
 enum { APUS_TLB_ENTRIES = 1024 };
 
@@ -94,6 +94,8 @@ struct apus_block {
     uint32_t count;         ///< instructions, without the closing one
     apus_block *_Nullable next_hash; ///< chain of the lookup table
     apus_block *_Nullable next_page; ///< chain of the blocks of one page
+    void *_Nullable native; ///< entry of the translation
+    uint32_t heat;          ///< executions left until the block is translated; 0: it never is
 };
 
 /// One entry of the jump cache: linear address and mode to block.
@@ -169,7 +171,10 @@ struct apus_vcpu {
     // `ram + page_offset`; see Memory.swift for the map.
     uint64_t instructions;   ///< retired, for statistics
 
-    uint64_t padding[5];       ///< puts `fpu` and `scratch` at multiples of 64
+    const apus_insn *_Nullable native_insn; ///< where translated code left a block
+    uint64_t native_target;    ///< of an indirect branch that is under way
+    uint64_t native_flags;     ///< arithmetic flags as LAHF (bits 15-8) and SETO (bits 7-0) give them
+    uint64_t padding[2];       ///< puts `fpu` and `scratch` at multiples of 64
     apus_tlb_entry *tlb_read;  ///< the active set, APUS_TLB_ENTRIES each; see `selectTLB`
     apus_tlb_entry *tlb_write;
     apus_tlb_entry *tlb_first; ///< tlb[0][0]

@@ -23,6 +23,7 @@ typedef struct apus_code_buffer {
 
 /// Maps a buffer of `bytes`; the pointers are NULL when the host refuses.
 apus_code_buffer apus_code_buffer_make(size_t bytes);
+void apus_code_buffer_free(apus_code_buffer buffer);
 
 /// What thunks may use on this host.
 enum {

@@ -1,0 +1,138 @@
+// Writes x86-64 machine code: the forms that translated blocks are made of.
+// Source: Intel SDM volume 2 §2.1-2.2 (prefixes, REX, ModRM, SIB).
+// Modelled: general registers, memory by base and displacement, the vCPU's state by GS.
+// Quirks: instructions go to the writable mapping; relative jumps are the same in both.
+
+internal import CProcessor
+
+/// A register of the host, as instructions number it.
+enum HostRegister {
+    static let rax: UInt8 = 0
+    /// Where the guest's RSP is.
+    static let stack: UInt8 = 9
+    /// Free for addresses and targets.
+    static let address: UInt8 = 10
+    /// Free for everything else.
+    static let scratch: UInt8 = 11
+}
+
+/// Where the R/M operand of an instruction is.
+enum HostPlace {
+    case register(UInt8)
+    /// Memory at a base register and a displacement.
+    case memory(UInt8, Int32)
+    /// A field of the vCPU.
+    case state(Int32)
+}
+
+struct Emitter {
+    /// Next byte, in the writable mapping.
+    var at: UnsafeMutablePointer<UInt8>
+
+    mutating func byte(_ value: UInt8) {
+        at.pointee = value
+        at += 1
+    }
+    mutating func bytes(_ values: UInt8...) { for value in values { byte(value) } }
+    mutating func long(_ value: Int32) {
+        UnsafeMutableRawPointer(at).storeBytes(of: value, as: Int32.self)
+        at += 4
+    }
+    mutating func quad(_ value: UInt64) {
+        UnsafeMutableRawPointer(at).storeBytes(of: value, as: UInt64.self)
+        at += 8
+    }
+
+    /// One instruction with ModRM. `opcode` above FF is of the 0F map; `prefix` is F2, F3 or 0.
+    mutating func insn(
+        _ opcode: UInt16, _ size: UInt8, _ reg: UInt8, _ place: HostPlace, byteSource: Bool = false, prefix: UInt8 = 0
+    ) {
+        if case .state = place { byte(0x65) }
+        if size == 2 { byte(0x66) }
+        if prefix != 0 { byte(prefix) }
+        var rex: UInt8 = size == 8 ? 0x48 : size == 1 || byteSource ? 0x40 : 0
+        if reg >= 8 { rex |= 0x44 }
+        switch place {
+        case .register(let r), .memory(let r, _): if r >= 8 { rex |= 0x41 }
+        case .state: break
+        }
+        if rex != 0 { byte(rex) }
+        if opcode > 0xFF { byte(0x0F) }
+        byte(UInt8(truncatingIfNeeded: opcode))
+        modRM(reg, place)
+    }
+
+    private mutating func modRM(_ reg: UInt8, _ place: HostPlace) {
+        let middle = (reg & 7) << 3
+        switch place {
+        case .register(let r): byte(0xC0 | middle | r & 7)
+        case .memory(let base, let displacement):
+            let low = base & 7
+            let mod: UInt8 =
+                displacement == 0 && low != 5
+                ? 0 : displacement == Int32(Int8(truncatingIfNeeded: displacement)) ? 0x40 : 0x80
+            byte(mod | middle | low)
+            if low == 4 { byte(0x24) }
+            if mod == 0x40 { byte(UInt8(truncatingIfNeeded: displacement)) }
+            if mod == 0x80 { long(displacement) }
+        case .state(let offset):
+            byte(0x04 | middle)
+            byte(0x25)
+            long(offset)
+        }
+    }
+
+    /// lea `target`, [base + index << scale + displacement]; at least an index.
+    mutating func address(
+        _ target: UInt8, base: UInt8?, index: UInt8, scale: UInt8, displacement: Int32, size: UInt8 = 8
+    ) {
+        var rex: UInt8 = size == 8 ? 0x48 : 0x40
+        if target >= 8 { rex |= 4 }
+        if index >= 8 { rex |= 2 }
+        if let base, base >= 8 { rex |= 1 }
+        byte(rex)
+        byte(0x8D)
+        let middle = (target & 7) << 3
+        if let base {
+            byte(0x84 | middle)
+            byte(scale << 6 | (index & 7) << 3 | base & 7)
+        } else {
+            byte(0x04 | middle)
+            byte(scale << 6 | (index & 7) << 3 | 5)
+        }
+        long(displacement)
+    }
+
+    mutating func move(_ target: UInt8, _ source: UInt8) { insn(0x89, 8, source, .register(target)) }
+    mutating func load(_ target: UInt8, _ place: HostPlace) { insn(0x8B, 8, target, place) }
+    mutating func store(_ source: UInt8, _ place: HostPlace) { insn(0x89, 8, source, place) }
+    mutating func loadConstant(_ target: UInt8, _ value: UInt64) {
+        bytes(0x48 | target >> 3, 0xB8 | target & 7)
+        quad(value)
+    }
+
+    /// A jump that is aimed later; the place of its displacement.
+    mutating func jump() -> UnsafeMutablePointer<UInt8> {
+        byte(0xE9)
+        long(0)
+        return at - 4
+    }
+    mutating func jump(if condition: UInt8) -> UnsafeMutablePointer<UInt8> {
+        bytes(0x0F, 0x80 | condition & 15)
+        long(0)
+        return at - 4
+    }
+    mutating func jump(to target: UnsafeMutablePointer<UInt8>) { aim(jump(), target) }
+    mutating func jump(if condition: UInt8, to target: UnsafeMutablePointer<UInt8>) {
+        aim(jump(if: condition), target)
+    }
+    mutating func call(_ target: UnsafeMutablePointer<UInt8>) {
+        byte(0xE8)
+        long(0)
+        aim(at - 4, target)
+    }
+    func aim(_ place: UnsafeMutablePointer<UInt8>, _ target: UnsafeMutablePointer<UInt8>) {
+        let distance = Int32(truncatingIfNeeded: target - place - 4)
+        UnsafeMutableRawPointer(place).storeBytes(of: distance, as: Int32.self)
+    }
+}

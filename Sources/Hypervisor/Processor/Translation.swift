@@ -1,0 +1,289 @@
+// One block on its way to native code: registers, flags, memory, the ways out.
+// Source: our own design; Intel SDM volume 2 for the instructions that are emitted.
+// Modelled: flags stay in the host's between producer and consumer and are saved when something else is in between.
+// Quirks: an access that misses the TLB is left to the instruction's handler as a whole.
+
+internal import CProcessor
+
+struct Translation {
+    /// A place where the fast form of an instruction gives up.
+    private struct Slow {
+        let index: Int
+        var jumps: (UnsafeMutablePointer<UInt8>?, UnsafeMutablePointer<UInt8>?, UnsafeMutablePointer<UInt8>?)
+        var resume: UnsafeMutablePointer<UInt8>?
+        var restores = false
+    }
+    /// A conditional branch out of the block.
+    private struct Branch {
+        let jump: UnsafeMutablePointer<UInt8>
+        let offset: Int
+        let count: Int
+    }
+
+    var emitter: Emitter
+    let common: CommonCode
+    let cpu: CPU
+    let block: Block
+    let code: UnsafeMutablePointer<UInt8>
+    let tlb: Int32
+    var plans: [NativePlan] = []
+    /// The host's flags are the guest's; `native_flags` holds them.
+    var isNative = false
+    var isSaved = true
+    private var slow = Slow(index: 0, jumps: (nil, nil, nil))
+    private var slows: [Slow] = []
+    private var branches: [Branch] = []
+    /// Jumps that wait for other blocks to be translated.
+    var links: [(UnsafeMutablePointer<UInt8>, BlockKey)] = []
+
+    init(_ common: CommonCode, _ cpu: CPU, _ block: Block, at code: UnsafeMutablePointer<UInt8>) {
+        (self.common, self.cpu, self.block, self.code) = (common, cpu, block, code)
+        emitter = Emitter(at: code)
+        let key = block.pointee.mode_key
+        let mode =
+            key & ModeKey.user.rawValue != 0
+            ? APUS_TLB_USER : key & ModeKey.userAccess.rawValue != 0 ? APUS_TLB_SUPERVISOR_AC : APUS_TLB_SUPERVISOR
+        let set = Int(mode) * 2 * Int(APUS_TLB_ENTRIES) * MemoryLayout<apus_tlb_entry>.size
+        tlb = StateOffset.tlb + Int32(truncatingIfNeeded: set)
+    }
+
+    private var count: Int { Int(block.pointee.count) }
+    func insn(_ index: Int) -> Insn { UnsafePointer(block.pointee.insns + index) }
+
+    /// Emits the block. false: it would be no faster than the interpreter.
+    mutating func run() -> Bool {
+        var gain = 0
+        for index in 0..<count {
+            plans.append(NativePlan.of(insn(index)))
+            if plans[index].form != .handler { gain += 1 }
+        }
+        guard gain * 3 >= count else { return false }
+        var live = NativePlan.allFlags
+        for index in stride(from: count - 1, through: 0, by: -1) {
+            plans[index].liveOut = live
+            live = plans[index].liveIn
+        }
+        emitter.load(HostRegister.scratch, .state(StateOffset.attention))
+        emitter.insn(0x83, 4, 7, .memory(HostRegister.scratch, 0))
+        emitter.byte(0)
+        emitter.jump(if: 5, to: common.exit)
+        var index = 0
+        while index < count {
+            if plans[index].form == .handler {
+                var end = index + 1
+                while end < count, plans[end].form == .handler { end += 1 }
+                saveFlags()
+                callHandlers(index, end - index)
+                (isNative, isSaved) = (false, true)
+                index = end
+            } else {
+                emit(index)
+                index += 1
+            }
+        }
+        if !isEnded {
+            saveFlags()
+            leave(Int(block.pointee.bytes), count)
+        }
+        for branch in branches {
+            emitter.aim(branch.jump, emitter.at)
+            leave(branch.offset, branch.count)
+        }
+        emitSlow()
+        return true
+    }
+
+    private var isEnded: Bool {
+        switch plans[count - 1].form {
+        case .jump, .call, .callIndirect, .jumpIndirect, .callReturn: return true
+        default: return false
+        }
+    }
+
+    private mutating func emit(_ index: Int) {
+        slow = Slow(index: index, jumps: (nil, nil, nil))
+        emitInstruction(insn(index), plans[index], index)
+        if plans[index].changesFlags { (isNative, isSaved) = (true, false) }
+        guard slow.jumps.0 != nil else { return }
+        slow.resume = emitter.at
+        slow.restores = isNative && plans[index].liveOut != 0
+        slows.append(slow)
+    }
+
+    private mutating func callHandlers(_ index: Int, _ number: Int) {
+        emitter.loadConstant(HostRegister.scratch, UInt64(UInt(bitPattern: insn(index))))
+        emitter.loadConstant(
+            HostRegister.address, UInt64(UInt(bitPattern: block)) | UInt64(number) << 48)
+        emitter.call(common.handlers)
+    }
+
+    private mutating func emitSlow() {
+        for slow in slows {
+            if let jump = slow.jumps.0 { emitter.aim(jump, emitter.at) }
+            if let jump = slow.jumps.1 { emitter.aim(jump, emitter.at) }
+            if let jump = slow.jumps.2 { emitter.aim(jump, emitter.at) }
+            callHandlers(slow.index, 1)
+            if slow.restores { emitRestore() }
+            if let resume = slow.resume { emitter.jump(to: resume) }
+        }
+    }
+
+    /// Leaves the fast form of the instruction when `condition` holds.
+    mutating func giveUp(if condition: UInt8) {
+        let jump = emitter.jump(if: condition)
+        if slow.jumps.0 == nil {
+            slow.jumps.0 = jump
+        } else if slow.jumps.1 == nil {
+            slow.jumps.1 = jump
+        } else {
+            slow.jumps.2 = jump
+        }
+    }
+
+    mutating func branch(if condition: UInt8, to offset: Int, count: Int) {
+        branches.append(Branch(jump: emitter.jump(if: condition), offset: offset, count: count))
+    }
+
+    // MARK: Flags
+
+    /// Saves the guest's flags unless that is done.
+    mutating func saveFlags() {
+        guard isNative, !isSaved else { return }
+        emitter.move(HostRegister.scratch, 0)
+        emitter.bytes(0x9F, 0x0F, 0x90, 0xC0)  // lahf; seto al
+        emitter.insn(0x89, 2, 0, .state(StateOffset.flags))
+        emitter.move(0, HostRegister.scratch)
+        isSaved = true
+    }
+
+    private mutating func emitRestore() {
+        emitter.move(HostRegister.scratch, 0)
+        emitter.insn(0x1B7, 4, 0, .state(StateOffset.flags))
+        emitter.bytes(0x04, 0x7F, 0x9E)  // add al, 127; sahf
+        emitter.move(0, HostRegister.scratch)
+    }
+
+    /// Makes the host's flags the guest's.
+    mutating func restoreFlags() {
+        guard !isNative else { return }
+        emitRestore()
+        isNative = true
+    }
+
+    /// The host's flags are about to be used for something else.
+    mutating func clobberFlags(_ plan: NativePlan) {
+        if plan.liveIn != 0 { saveFlags() }
+        isNative = false
+    }
+
+    // MARK: Memory
+
+    /// The operand's linear address in r10.
+    mutating func loadAddress(_ insn: Insn) {
+        let address = HostRegister.address
+        let displacement = insn.pointee.disp
+        var base: UInt8?
+        switch insn.pointee.base {
+        case UInt8(APUS_NO_REG): break
+        case UInt8(APUS_RIP):
+            emitter.load(address, .state(StateOffset.rip))
+            base = address
+        default: base = guest(insn.pointee.base, address)
+        }
+        if insn.pointee.index != UInt8(APUS_NO_REG) {
+            let index = guest(insn.pointee.index, HostRegister.scratch)
+            emitter.address(
+                address, base: base, index: index, scale: insn.pointee.scale, displacement: displacement)
+        } else if let base {
+            if displacement != 0 {
+                emitter.insn(0x8D, 8, address, .memory(base, displacement))
+            } else if base != address {
+                emitter.move(address, base)
+            }
+        } else {
+            emitter.insn(0xC7, 8, 0, .register(address))
+            emitter.long(displacement)
+        }
+    }
+
+    /// Turns the linear address in r10 into a host address, or gives up.
+    mutating func translateAddress(_ size: UInt8, write: Bool) {
+        let offset = tlb + (write ? Int32(APUS_TLB_ENTRIES) * 16 : 0)
+        emitter.bytes(0x4D, 0x89, 0xD3, 0x49, 0xC1, 0xEB, 0x08, 0x41, 0x81, 0xE3)  // mov r11, r10; shr; and
+        emitter.long((Int32(APUS_TLB_ENTRIES) - 1) * 16)
+        emitter.bytes(0x65, 0x4D, 0x33, 0x93)  // xor r10, gs:[r11 + tag]
+        emitter.long(offset)
+        emitter.bytes(0x49, 0x81, 0xFA)  // cmp r10, 4096 - size
+        emitter.long(4096 - Int32(size))
+        giveUp(if: 7)
+        emitter.bytes(0x65, 0x4D, 0x03, 0x93)  // add r10, gs:[r11 + host]
+        emitter.long(offset + 8)
+    }
+
+    /// The memory operand as a place; flags are the host's own afterwards.
+    mutating func memory(_ insn: Insn, _ size: UInt8, write: Bool, _ plan: NativePlan) -> HostPlace {
+        clobberFlags(plan)
+        loadAddress(insn)
+        if insn.pointee.flat == 0 {
+            emitter.insn(0x03, 8, HostRegister.address, .state(StateOffset.segmentBase(insn.pointee.segment)))
+        }
+        translateAddress(size, write: write)
+        return .memory(HostRegister.address, 0)
+    }
+
+    // MARK: Registers
+
+    /// The host register that holds a guest register all the time.
+    func pinned(_ register: UInt8) -> UInt8? {
+        switch register {
+        case 4: return HostRegister.stack
+        case 9, 10, 11: return nil
+        default: return register
+        }
+    }
+
+    /// The host register that holds a guest register now: `spare` if none does always.
+    mutating func guest(_ register: UInt8, _ spare: UInt8) -> UInt8 {
+        if let host = pinned(register) { return host }
+        emitter.load(spare, .state(Int32(register) * 8))
+        return spare
+    }
+
+    /// Puts back what `guest` gave, if it was only lent.
+    mutating func giveBack(_ register: UInt8, _ host: UInt8) {
+        if pinned(register) == nil { emitter.store(host, .state(Int32(register) * 8)) }
+    }
+
+    // MARK: Ways out
+
+    private mutating func retire(_ number: Int) {
+        emitter.insn(0x83, 8, 0, .state(StateOffset.instructions))
+        emitter.byte(UInt8(truncatingIfNeeded: number))
+    }
+
+    /// Goes on at `offset` from the block's first byte; flags are saved.
+    mutating func leave(_ offset: Int, _ number: Int) {
+        retire(number)
+        if offset != 0 {
+            emitter.insn(0x81, 8, 0, .state(StateOffset.rip))
+            emitter.long(Int32(truncatingIfNeeded: offset))
+        }
+        let target = block.pointee.physical &+ UInt64(bitPattern: Int64(offset))
+        guard target &>> 12 == block.pointee.physical &>> 12 else {
+            return emitter.jump(to: common.dispatch)
+        }
+        if offset == 0 { return emitter.jump(to: code) }
+        if let native = cpu.engine.pointee.blocks.find(target, block.pointee.mode_key)?.pointee.native {
+            return emitter.jump(to: (native - common.executable).assumingMemoryBound(to: UInt8.self))
+        }
+        let place = emitter.jump()
+        emitter.aim(place, common.dispatch)
+        links.append((place, BlockKey(physical: target, mode: block.pointee.mode_key)))
+    }
+
+    /// Goes on at `rip`; flags are saved.
+    mutating func leaveIndirect(_ number: Int) {
+        retire(number)
+        Translator.emitDispatch(&emitter, exit: common.exit)
+    }
+}

@@ -1,0 +1,318 @@
+// The native forms of single instructions within a translated block.
+// Source: Intel SDM volume 2.
+// Modelled: the forms that NativePlan names.
+// Quirks: checks that may fail come before anything the guest can see is changed.
+
+internal import CProcessor
+
+extension Translation {
+    mutating func emitInstruction(_ insn: Insn, _ plan: NativePlan, _ index: Int) {
+        switch plan.form {
+        case .handler, .nothing: break
+        case .store: emitStore(insn, plan)
+        case .load: emitLoad(insn, plan)
+        case .single: emitSingle(insn, plan)
+        case .loadAddress: emitLoadAddress(insn)
+        case .moveImmediate: emitMoveImmediate(insn)
+        case .convert: emitConvert(insn)
+        case .setIf: emitSetIf(insn, plan)
+        case .byteSwap: emitByteSwap(insn)
+        case .exchange: emitExchange(insn)
+        case .push, .pushImmediate: emitPush(insn, plan)
+        case .pop: emitPop(insn, plan)
+        case .leave: emitLeave(plan)
+        case .jumpIf:
+            restoreFlags()
+            saveFlags()
+            branch(
+                if: UInt8(truncatingIfNeeded: insn.pointee.opcode), to: relative(insn), count: index + 1)
+        case .jump:
+            saveFlags()
+            leave(relative(insn), index + 1)
+        case .call: emitCall(insn, plan, index)
+        case .callIndirect: emitCallIndirect(insn, plan, index)
+        case .jumpIndirect:
+            loadTarget(insn, plan)
+            checkTarget()
+            emitter.store(HostRegister.address, .state(StateOffset.rip))
+            leaveIndirect(index + 1)
+        case .callReturn: emitReturn(insn, plan, index)
+        }
+    }
+
+    private func relative(_ insn: Insn) -> Int {
+        Int(insn.pointee.next) &+ Int(truncatingIfNeeded: Int64(bitPattern: insn.pointee.imm))
+    }
+
+    /// Makes the host's flags the guest's if the instruction needs them, or leaves some as they are.
+    private mutating func prepareFlags(_ plan: NativePlan) {
+        if plan.reads != 0 || plan.changesFlags && plan.liveOut & ~plan.writes != 0 { restoreFlags() }
+    }
+
+    /// Bytes of the R/M operand.
+    private func sourceSize(_ insn: Insn) -> UInt8 {
+        switch insn.pointee.opcode {
+        case 0x1B6, 0x1BE: return 1
+        case 0x1B7, 0x1BF: return 2
+        case 0x63: return 4
+        default: return insn.pointee.op_size
+        }
+    }
+
+    private func writesPlace(_ plan: NativePlan) -> Bool {
+        switch plan.opcode {
+        case 0x38...0x3B, 0x84, 0x85, 0x1A3: return false
+        case 0x80, 0x81: return plan.extensionCode != 7
+        case 0xF6, 0xF7: return plan.extensionCode == 2 || plan.extensionCode == 3
+        case 0x1BA: return plan.extensionCode != 4
+        default: return true
+        }
+    }
+
+    private func prefix(_ insn: Insn) -> UInt8 {
+        let isScan = insn.pointee.opcode == 0x1B8 || insn.pointee.opcode == 0x1BC || insn.pointee.opcode == 0x1BD
+        return isScan && insn.pointee.prefixes & UInt8(APUS_PREFIX_REP) != 0 ? 0xF3 : 0
+    }
+
+    private mutating func emitStore(_ insn: Insn, _ plan: NativePlan) {
+        let size = insn.pointee.op_size
+        let writes = writesPlace(plan)
+        if insn.pointee.mem != 0 {
+            let place = memory(insn, size, write: writes, plan)
+            prepareFlags(plan)
+            let source = guest(insn.pointee.reg, HostRegister.scratch)
+            emitter.insn(plan.opcode, size, source, place)
+            return
+        }
+        prepareFlags(plan)
+        let target = guest(insn.pointee.rm, HostRegister.address)
+        let source = guest(insn.pointee.reg, HostRegister.scratch)
+        emitter.insn(plan.opcode, size, source, .register(target))
+        if writes { giveBack(insn.pointee.rm, target) }
+    }
+
+    private mutating func emitLoad(_ insn: Insn, _ plan: NativePlan) {
+        let size = insn.pointee.op_size
+        let from = sourceSize(insn)
+        var place: HostPlace
+        if insn.pointee.mem != 0 {
+            place = memory(insn, from, write: false, plan)
+            prepareFlags(plan)
+        } else {
+            prepareFlags(plan)
+            place = .register(guest(insn.pointee.rm, HostRegister.address))
+        }
+        let target = guest(insn.pointee.reg, HostRegister.scratch)
+        if plan.opcode == 0x69 {
+            emitter.insn(0x69, size, target, place)
+            emitter.long(Int32(truncatingIfNeeded: insn.pointee.imm))
+        } else {
+            emitter.insn(plan.opcode, size, target, place, byteSource: from == 1, prefix: prefix(insn))
+        }
+        let isCompare = plan.opcode == 0x3A || plan.opcode == 0x3B
+        if !isCompare { giveBack(insn.pointee.reg, target) }
+    }
+
+    private mutating func emitSingle(_ insn: Insn, _ plan: NativePlan) {
+        let size = insn.pointee.op_size
+        let writes = writesPlace(plan)
+        var place: HostPlace
+        var target: UInt8 = 0
+        if insn.pointee.mem != 0 {
+            place = memory(insn, size, write: writes, plan)
+            prepareFlags(plan)
+        } else {
+            prepareFlags(plan)
+            target = guest(insn.pointee.rm, HostRegister.address)
+            place = .register(target)
+        }
+        emitter.insn(plan.opcode, size, plan.extensionCode, place)
+        switch plan.opcode {
+        case 0x80, 0x81, 0xC6, 0xC7: immediate(insn, size)
+        case 0xF6, 0xF7: if plan.extensionCode < 2 { immediate(insn, size) }
+        case 0xC0, 0xC1:
+            emitter.byte(insn.pointee.opcode >= 0xD0 ? 1 : UInt8(truncatingIfNeeded: insn.pointee.imm))
+        case 0x1BA: emitter.byte(UInt8(truncatingIfNeeded: insn.pointee.imm))
+        default: break
+        }
+        if insn.pointee.mem == 0, writes { giveBack(insn.pointee.rm, target) }
+    }
+
+    private mutating func immediate(_ insn: Insn, _ size: UInt8) {
+        switch size {
+        case 1: emitter.byte(UInt8(truncatingIfNeeded: insn.pointee.imm))
+        case 2:
+            emitter.byte(UInt8(truncatingIfNeeded: insn.pointee.imm))
+            emitter.byte(UInt8(truncatingIfNeeded: insn.pointee.imm &>> 8))
+        default: emitter.long(Int32(truncatingIfNeeded: insn.pointee.imm))
+        }
+    }
+
+    private mutating func emitLoadAddress(_ insn: Insn) {
+        loadAddress(insn)
+        let reg = insn.pointee.reg
+        let size = insn.pointee.op_size
+        if let target = pinned(reg) {
+            emitter.insn(0x89, size, HostRegister.address, .register(target))
+        } else {
+            if size == 4 { emitter.insn(0x89, 4, HostRegister.address, .register(HostRegister.address)) }
+            emitter.store(HostRegister.address, .state(Int32(reg) * 8))
+        }
+    }
+
+    private mutating func emitMoveImmediate(_ insn: Insn) {
+        let size = insn.pointee.op_size
+        let rm = insn.pointee.rm
+        let value = insn.pointee.imm
+        if size < 4 {
+            let place = pinned(rm).map { HostPlace.register($0) } ?? .state(Int32(rm) * 8)
+            emitter.insn(size == 1 ? 0xC6 : 0xC7, size, 0, place)
+            return immediate(insn, size)
+        }
+        let wanted = size == 4 ? value & 0xFFFF_FFFF : value
+        if UInt64(bitPattern: Int64(Int32(truncatingIfNeeded: wanted))) == wanted {
+            let place = pinned(rm).map { HostPlace.register($0) } ?? .state(Int32(rm) * 8)
+            emitter.insn(0xC7, 8, 0, place)
+            emitter.long(Int32(truncatingIfNeeded: wanted))
+            return
+        }
+        let target = pinned(rm) ?? HostRegister.scratch
+        emitter.loadConstant(target, wanted)
+        giveBack(rm, target)
+    }
+
+    private mutating func emitConvert(_ insn: Insn) {
+        if insn.pointee.op_size == 2 { emitter.byte(0x66) }
+        if insn.pointee.op_size == 8 { emitter.byte(0x48) }
+        emitter.byte(UInt8(truncatingIfNeeded: insn.pointee.opcode))
+    }
+
+    private mutating func emitSetIf(_ insn: Insn, _ plan: NativePlan) {
+        let place: HostPlace
+        if insn.pointee.mem != 0 {
+            place = memory(insn, 1, write: true, plan)
+        } else {
+            place = pinned(insn.pointee.rm).map { .register($0) } ?? .state(Int32(insn.pointee.rm) * 8)
+        }
+        prepareFlags(plan)
+        emitter.insn(plan.opcode, 1, 0, place)
+    }
+
+    private mutating func emitByteSwap(_ insn: Insn) {
+        let target = guest(insn.pointee.rm, HostRegister.scratch)
+        let wide: UInt8 = insn.pointee.op_size == 8 ? 0x48 : 0x40
+        emitter.bytes(wide | target >> 3, 0x0F, 0xC8 | target & 7)
+        giveBack(insn.pointee.rm, target)
+    }
+
+    private mutating func emitExchange(_ insn: Insn) {
+        let target = guest(insn.pointee.rm, HostRegister.address)
+        let isAccumulator = insn.pointee.opcode != 0x87
+        let reg = isAccumulator ? 0 : insn.pointee.reg
+        let source = guest(reg, HostRegister.scratch)
+        emitter.insn(0x87, insn.pointee.op_size, source, .register(target))
+        giveBack(insn.pointee.rm, target)
+        giveBack(reg, source)
+    }
+
+    // MARK: - Stack
+
+    private var stack: UInt8 { HostRegister.stack }
+
+    /// A host address for eight bytes below the stack pointer, in r10.
+    private mutating func reserveStack(_ plan: NativePlan) {
+        clobberFlags(plan)
+        emitter.insn(0x8D, 8, HostRegister.address, .memory(stack, -8))
+        translateAddress(8, write: true)
+    }
+    private mutating func moveStack(_ bytes: Int32) { emitter.insn(0x8D, 8, stack, .memory(stack, bytes)) }
+
+    private mutating func emitPush(_ insn: Insn, _ plan: NativePlan) {
+        reserveStack(plan)
+        if plan.form == .pushImmediate {
+            emitter.insn(0xC7, 8, 0, .memory(HostRegister.address, 0))
+            emitter.long(Int32(truncatingIfNeeded: insn.pointee.imm))
+        } else {
+            let source = guest(insn.pointee.rm, HostRegister.scratch)
+            emitter.store(source, .memory(HostRegister.address, 0))
+        }
+        moveStack(-8)
+    }
+
+    private mutating func emitPop(_ insn: Insn, _ plan: NativePlan) {
+        clobberFlags(plan)
+        emitter.move(HostRegister.address, stack)
+        translateAddress(8, write: false)
+        moveStack(8)
+        let target = pinned(insn.pointee.rm) ?? HostRegister.scratch
+        emitter.load(target, .memory(HostRegister.address, 0))
+        giveBack(insn.pointee.rm, target)
+    }
+
+    private mutating func emitLeave(_ plan: NativePlan) {
+        clobberFlags(plan)
+        emitter.move(HostRegister.address, 5)
+        translateAddress(8, write: false)
+        emitter.insn(0x8D, 8, stack, .memory(5, 8))
+        emitter.load(5, .memory(HostRegister.address, 0))
+    }
+
+    // MARK: - Calls and indirect branches
+
+    /// Pushes the address behind the instruction; r10 is where.
+    private mutating func pushReturn(_ insn: Insn) {
+        emitter.load(HostRegister.scratch, .state(StateOffset.rip))
+        emitter.insn(0x8D, 8, HostRegister.scratch, .memory(HostRegister.scratch, Int32(insn.pointee.next)))
+        emitter.store(HostRegister.scratch, .memory(HostRegister.address, 0))
+        moveStack(-8)
+    }
+
+    private mutating func emitCall(_ insn: Insn, _ plan: NativePlan, _ index: Int) {
+        reserveStack(plan)
+        pushReturn(insn)
+        leave(relative(insn), index + 1)
+    }
+
+    /// The target of an indirect branch in r10; flags are saved.
+    private mutating func loadTarget(_ insn: Insn, _ plan: NativePlan) {
+        clobberFlags(plan)
+        if insn.pointee.mem != 0 {
+            let place = memory(insn, 8, write: false, plan)
+            emitter.load(HostRegister.address, place)
+        } else {
+            let source = guest(insn.pointee.rm, HostRegister.address)
+            if source != HostRegister.address { emitter.move(HostRegister.address, source) }
+        }
+    }
+
+    /// Gives up unless r10 is canonical.
+    private mutating func checkTarget() {
+        emitter.move(HostRegister.scratch, HostRegister.address)
+        emitter.bytes(0x49, 0xC1, 0xE3, 16, 0x49, 0xC1, 0xFB, 16)  // shl r11, 16; sar r11, 16
+        emitter.insn(0x39, 8, HostRegister.address, .register(HostRegister.scratch))
+        giveUp(if: 5)
+    }
+
+    private mutating func emitCallIndirect(_ insn: Insn, _ plan: NativePlan, _ index: Int) {
+        loadTarget(insn, plan)
+        checkTarget()
+        emitter.store(HostRegister.address, .state(StateOffset.target))
+        emitter.insn(0x8D, 8, HostRegister.address, .memory(stack, -8))
+        translateAddress(8, write: true)
+        pushReturn(insn)
+        emitter.load(HostRegister.scratch, .state(StateOffset.target))
+        emitter.store(HostRegister.scratch, .state(StateOffset.rip))
+        leaveIndirect(index + 1)
+    }
+
+    private mutating func emitReturn(_ insn: Insn, _ plan: NativePlan, _ index: Int) {
+        clobberFlags(plan)
+        emitter.move(HostRegister.address, stack)
+        translateAddress(8, write: false)
+        emitter.load(HostRegister.address, .memory(HostRegister.address, 0))
+        checkTarget()
+        moveStack(8 + Int32(insn.pointee.imm & 0xFFFF))
+        emitter.store(HostRegister.address, .state(StateOffset.rip))
+        leaveIndirect(index + 1)
+    }
+}

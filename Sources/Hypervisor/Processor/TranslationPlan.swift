@@ -1,0 +1,186 @@
+// Which instructions have a native form in translated code, and what they do to the flags.
+// Source: Intel SDM volume 2, volume 1 appendix A (flags).
+// Modelled: integer instructions of 64-bit code that compilers emit; all others are run by their handlers.
+// Quirks: the decoder has swapped the operands of load forms with two registers (Integer.swift).
+
+internal import CProcessor
+
+/// How an instruction is translated.
+enum NativeForm: UInt8 {
+    /// By its handler.
+    case handler
+    /// No code at all.
+    case nothing
+    /// ADD ... CMP and TEST, MOV: R/M and REG, R/M being the destination; the opcode's bit 0 is the size.
+    case store
+    /// The same with REG as the destination, MOVZX, CMOV, IMUL ...
+    case load
+    /// R/M and an immediate (group 1, TEST, MOV), or R/M alone (INC, NOT, shifts ...).
+    case single
+    case loadAddress, moveImmediate, convert, setIf, byteSwap, exchange
+    case push, pushImmediate, pop, leave
+    case jumpIf, jump, call, callIndirect, jumpIndirect, callReturn
+}
+
+struct NativePlan {
+    static let allFlags: UInt32 = 0x8D5
+    var form = NativeForm.handler
+    /// Flags that the result depends on.
+    var reads: UInt32 = NativePlan.allFlags
+    /// Flags that are given new values in every case.
+    var writes: UInt32 = 0
+    /// The host's flags change.
+    var changesFlags = true
+    /// Opcode of the native instruction, and its extension in ModRM.
+    var opcode: UInt16 = 0
+    var extensionCode: UInt8 = 0
+    /// Flags are live behind the instruction.
+    var liveOut: UInt32 = NativePlan.allFlags
+
+    var liveIn: UInt32 { liveOut & ~writes | reads }
+
+    static func plain(_ form: NativeForm, _ opcode: UInt16 = 0, reads: UInt32 = 0) -> NativePlan {
+        NativePlan(form: form, reads: reads, writes: 0, changesFlags: false, opcode: opcode)
+    }
+    static func flags(
+        _ form: NativeForm, _ opcode: UInt16, reads: UInt32 = 0, writes: UInt32 = allFlags, extensionCode: UInt8 = 0
+    ) -> NativePlan {
+        NativePlan(
+            form: form, reads: reads, writes: writes, changesFlags: true, opcode: opcode, extensionCode: extensionCode)
+    }
+
+    private static let undefined = unsafeBitCast(undefinedInstruction, to: UInt.self)
+    private static let none = unsafeBitCast(noOperation, to: UInt.self)
+
+    /// The plan of `insn` alone.
+    static func of(_ insn: Insn) -> NativePlan {
+        let handler = unsafeBitCast(insn.pointee.handler, to: UInt.self)
+        if handler == none { return .plain(.nothing) }
+        guard handler != undefined, insn.pointee.prefixes & UInt8(APUS_PREFIX_LOCK) == 0, insn.pointee.vex == 0,
+            insn.pointee.mem == 0 || insn.pointee.addr_size == 8
+        else { return NativePlan() }
+        let plan: NativePlan
+        switch insn.pointee.opcode >> 8 {
+        case 0: plan = oneByte(insn)
+        case 1: plan = twoByte(insn)
+        default: return NativePlan()
+        }
+        switch plan.form {
+        case .store, .load:
+            // AH ... BH cannot be named beside r8 ... r15.
+            if (insn.pointee.reg_at | (insn.pointee.mem == 0 ? insn.pointee.rm_at : 0)) & 1 != 0 { return NativePlan() }
+        case .single, .setIf, .moveImmediate:
+            if insn.pointee.mem == 0, insn.pointee.rm_at & 1 != 0 { return NativePlan() }
+        default: break
+        }
+        return plan
+    }
+
+    private static func arithmetic(_ form: NativeForm, _ which: UInt16, _ opcode: UInt16) -> NativePlan {
+        .flags(form, opcode, reads: which == 2 || which == 3 ? 1 : 0, extensionCode: UInt8(which & 7))
+    }
+
+    private static func oneByte(_ insn: Insn) -> NativePlan {
+        let opcode = insn.pointee.opcode
+        let size = insn.pointee.op_size
+        let isByte: UInt16 = size == 1 ? 0 : 1
+        let which = UInt16(insn.pointee.modrm >> 3 & 7)
+        switch opcode {
+        case 0x00...0x3F where opcode & 7 < 6:
+            let operation = opcode >> 3
+            if opcode & 7 >= 4 { return arithmetic(.single, operation, 0x80 | isByte) }
+            let isLoad = opcode & 2 != 0 && insn.pointee.mem != 0
+            return arithmetic(isLoad ? .load : .store, operation, operation << 3 | (isLoad ? 2 : 0) | isByte)
+        case 0x80...0x83: return arithmetic(.single, which, 0x80 | isByte)
+        case 0x84, 0x85: return .flags(.store, opcode)
+        case 0x88...0x8B:
+            let isLoad = opcode & 2 != 0 && insn.pointee.mem != 0
+            return .plain(isLoad ? .load : .store, 0x88 | (isLoad ? 2 : 0) | isByte)
+        case 0xA8, 0xA9: return .flags(.single, 0xF6 | isByte)
+        case 0xB0...0xBF: return .plain(.moveImmediate)
+        case 0xC6, 0xC7: return insn.pointee.mem != 0 ? .plain(.single, 0xC6 | isByte) : .plain(.moveImmediate)
+        case 0x8D: return size >= 4 && insn.pointee.addr_size == 8 ? .plain(.loadAddress) : NativePlan()
+        case 0x63: return size == 8 ? .plain(.load, 0x63) : NativePlan()
+        case 0x69, 0x6B: return size >= 4 ? .flags(.load, 0x69) : NativePlan()
+        case 0x98, 0x99: return .plain(.convert, opcode)
+        case 0x91...0x97, 0x87:
+            return insn.pointee.mem == 0 && size >= 4 ? .plain(.exchange, 0x87) : NativePlan()
+        case 0xC0, 0xC1, 0xD0...0xD3: return shift(insn, which)
+        case 0xF6, 0xF7: return group3(which, size)
+        case 0xFE where which < 2: return .flags(.single, 0xFE, writes: allFlags & ~1, extensionCode: UInt8(which))
+        default: return transfer(insn, which)
+        }
+    }
+
+    private static func shift(_ insn: Insn, _ which: UInt16) -> NativePlan {
+        guard which != 2, which != 3 else { return NativePlan() }
+        let isByte: UInt16 = insn.pointee.op_size == 1 ? 0 : 1
+        let code = UInt8(which == 6 ? 4 : which)
+        if insn.pointee.opcode >= 0xD2 { return .flags(.single, 0xD2 | isByte, writes: 0, extensionCode: code) }
+        let count = insn.pointee.opcode >= 0xD0 ? 1 : insn.pointee.imm & (insn.pointee.op_size == 8 ? 63 : 31)
+        guard count != 0 else { return NativePlan() }
+        return .flags(.single, 0xC0 | isByte, writes: which < 2 ? 0x801 : allFlags, extensionCode: code)
+    }
+
+    private static func group3(_ which: UInt16, _ size: UInt8) -> NativePlan {
+        let opcode: UInt16 = size == 1 ? 0xF6 : 0xF7
+        switch which {
+        case 0, 1: return .flags(.single, opcode)
+        case 2: return .plain(.single, opcode).extended(2)
+        case 3: return .flags(.single, opcode, extensionCode: 3)
+        case 4, 5: return size >= 4 ? .flags(.single, opcode, extensionCode: UInt8(which)) : NativePlan()
+        default: return NativePlan()
+        }
+    }
+
+    private func extended(_ code: UInt8) -> NativePlan {
+        var plan = self
+        plan.extensionCode = code
+        return plan
+    }
+
+    private static func transfer(_ insn: Insn, _ which: UInt16) -> NativePlan {
+        let size = insn.pointee.op_size
+        switch insn.pointee.opcode {
+        case 0x50...0x57: return size == 8 ? .plain(.push) : NativePlan()
+        case 0x58...0x5F: return size == 8 ? .plain(.pop) : NativePlan()
+        case 0x68, 0x6A: return size == 8 ? .plain(.pushImmediate) : NativePlan()
+        case 0xC9: return size == 8 ? .plain(.leave) : NativePlan()
+        case 0x70...0x7F: return .plain(.jumpIf, reads: allFlags)
+        case 0xE8: return .plain(.call, reads: allFlags)
+        case 0xE9, 0xEB: return .plain(.jump, reads: allFlags)
+        case 0xC2, 0xC3: return .plain(.callReturn, reads: allFlags)
+        case 0xFF:
+            switch which {
+            case 0, 1: return .flags(.single, 0xFF, writes: allFlags & ~1, extensionCode: UInt8(which))
+            case 2: return .plain(.callIndirect, reads: allFlags)
+            case 4: return .plain(.jumpIndirect, reads: allFlags)
+            case 6: return insn.pointee.mem == 0 && size == 8 ? .plain(.push) : NativePlan()
+            default: return NativePlan()
+            }
+        default: return NativePlan()
+        }
+    }
+
+    private static func twoByte(_ insn: Insn) -> NativePlan {
+        let opcode = insn.pointee.opcode
+        let size = insn.pointee.op_size
+        let isMemory = insn.pointee.mem != 0
+        switch opcode {
+        case 0x140...0x14F: return .plain(.load, opcode, reads: allFlags)
+        case 0x180...0x18F: return .plain(.jumpIf, reads: allFlags)
+        case 0x190...0x19F: return .plain(.setIf, opcode, reads: allFlags)
+        case 0x1AF: return size >= 4 ? .flags(.load, opcode) : NativePlan()
+        case 0x1B6, 0x1B7, 0x1BE, 0x1BF: return size >= 4 ? .plain(.load, opcode) : NativePlan()
+        case 0x1C8...0x1CF: return size >= 4 ? .plain(.byteSwap) : NativePlan()
+        case 0x1A3, 0x1AB, 0x1B3, 0x1BB:
+            return isMemory || size < 4 ? NativePlan() : .flags(.store, opcode, writes: 1)
+        case 0x1BA:
+            let which = insn.pointee.modrm >> 3 & 7
+            return isMemory || size < 4 || which < 4
+                ? NativePlan() : .flags(.single, opcode, writes: 1, extensionCode: which)
+        case 0x1B8, 0x1BC, 0x1BD: return size >= 4 ? .flags(.load, opcode, writes: 0) : NativePlan()
+        default: return NativePlan()
+        }
+    }
+}

@@ -1,0 +1,224 @@
+// Hot blocks of 64-bit code as native code: the code cache, how blocks are entered, linked and left.
+// Source: our own design; which instructions become what is in Translation*.swift.
+// Modelled: everything; what has no native form here is run by its handler. Not modelled: 16- and 32-bit code.
+// Quirks: RSP is in r9; the guest's r9, r10 and r11 stay in the vCPU; GS is the vCPU; flags between blocks in memory.
+
+internal import CProcessor
+internal import Glibc
+
+/// Offsets of the vCPU's fields, as GS-relative displacements.
+enum StateOffset {
+    private static func place(_ path: PartialKeyPath<apus_vcpu>) -> Int32 {
+        Int32(truncatingIfNeeded: MemoryLayout<apus_vcpu>.offset(of: path) ?? 0)
+    }
+    static let rip = place(\.rip)
+    static let modeKey = place(\.mode_key)
+    static let attention = place(\.attention)
+    static let instructions = place(\.instructions)
+    static let jumpGeneration = place(\.jump_generation)
+    static let jumps = place(\.jumps)
+    static let flags = place(\.native_flags)
+    static let target = place(\.native_target)
+    static let tlb = place(\.tlb)
+    static func segmentBase(_ index: UInt8) -> Int32 { Int32(APUS_SEGMENTS_OFFSET) + Int32(index) * 16 }
+}
+
+/// Where a block starts, and in which mode.
+struct BlockKey: Hashable {
+    let physical: UInt64
+    let mode: UInt32
+}
+
+/// Code that all blocks share.
+struct CommonCode {
+    /// From the writable to the executable mapping.
+    let executable: Int
+    /// Leaves with `Status.jump`; `rip` is where to go on.
+    let exit: UnsafeMutablePointer<UInt8>
+    /// Runs handlers; see `apus_run_handlers`.
+    let handlers: UnsafeMutablePointer<UInt8>
+    /// Looks `rip` up in the jump cache.
+    let dispatch: UnsafeMutablePointer<UInt8>
+}
+
+struct Translator {
+    static let usualBytes = 32 << 20
+    /// What the longest block may need.
+    private static let reserve = 64 << 10
+
+    private let buffer: apus_code_buffer
+    private let start: UnsafeMutablePointer<UInt8>
+    private var next: UnsafeMutablePointer<UInt8>
+    private let firstFree: UnsafeMutablePointer<UInt8>
+    private let common: CommonCode
+    private var pending: [BlockKey: [UnsafeMutablePointer<UInt8>]] = [:]
+    private let threshold: UInt32
+
+    private let bytes: Int
+
+    /// nil: switched off, or the host does not allow it. `blocks` learns what it must do for translations.
+    init?(_ blocks: inout BlockCache, bytes: Int = Self.usualBytes) {
+        self.bytes = bytes
+        var threshold: UInt32 = 16
+        if let setting = getenv("APUS_TRANSLATION_THRESHOLD") {
+            let text = String(cString: setting)
+            if text == "off" { return nil }
+            if let number = UInt32(text) { threshold = number }
+        }
+        guard apus_has_gs_base() else { return nil }
+        buffer = apus_code_buffer_make(bytes)
+        guard let writable = buffer.writable, let code = buffer.executable else { return nil }
+        self.threshold = min(threshold, .max - 1) + 1
+        start = writable
+        let executable = Int(bitPattern: code) &- Int(bitPattern: writable)
+        var emitter = Emitter(at: writable)
+        let entry = emitter.at
+        Self.emitEntry(&emitter)
+        let exit = emitter.at
+        Self.emitExit(&emitter)
+        let handlers = emitter.at
+        Self.emitHandlers(&emitter)
+        let dispatch = emitter.at
+        Self.emitDispatch(&emitter, exit: exit)
+        common = CommonCode(executable: executable, exit: exit, handlers: handlers, dispatch: dispatch)
+        next = emitter.at
+        firstFree = next
+        blocks.heat = self.threshold
+        blocks.nativeAlias = 0 &- executable
+        blocks.nativeExit = Int(bitPattern: exit) &+ executable
+        blocks.nativeEntry = UnsafeMutableRawPointer(entry) + executable
+    }
+
+    func deallocate() { apus_code_buffer_free(buffer) }
+
+    // MARK: Common code
+
+    /// Guest registers that host registers hold, with their places.
+    static let pinned: [(guest: UInt8, host: UInt8)] = [
+        (0, 0), (1, 1), (2, 2), (3, 3), (4, HostRegister.stack), (5, 5), (6, 6), (7, 7), (8, 8), (12, 12), (13, 13),
+        (14, 14), (15, 15),
+    ]
+    private static let saved: [UInt8] = [3, 5, 12, 13, 14, 15]
+
+    private static func push(_ emitter: inout Emitter, _ register: UInt8) {
+        if register >= 8 { emitter.byte(0x41) }
+        emitter.byte(0x50 | register & 7)
+    }
+    private static func pop(_ emitter: inout Emitter, _ register: UInt8) {
+        if register >= 8 { emitter.byte(0x41) }
+        emitter.byte(0x58 | register & 7)
+    }
+    private static func loadGuest(_ emitter: inout Emitter) {
+        for pair in pinned { emitter.load(pair.host, .state(Int32(pair.guest) * 8)) }
+    }
+    private static func storeGuest(_ emitter: inout Emitter) {
+        for pair in pinned { emitter.store(pair.host, .state(Int32(pair.guest) * 8)) }
+    }
+    private static func leave(_ emitter: inout Emitter) {
+        emitter.bytes(0x48, 0x83, 0xC4, 0x08)  // add rsp, 8
+        for register in saved.reversed() { pop(&emitter, register) }
+        emitter.byte(0xC3)
+    }
+
+    /// (rdi: vCPU, rsi: code). The vCPU stays on the stack's top; calls find the stack aligned.
+    private static func emitEntry(_ emitter: inout Emitter) {
+        for register in saved { push(&emitter, register) }
+        push(&emitter, 7)
+        emitter.move(HostRegister.scratch, 6)
+        loadGuest(&emitter)
+        emitter.bytes(0x41, 0xFF, 0xE3)  // jmp r11
+    }
+
+    private static func emitExit(_ emitter: inout Emitter) {
+        storeGuest(&emitter)
+        emitter.bytes(0xB8, UInt8(truncatingIfNeeded: Status.jump), 0, 0, 0)  // mov eax, jump
+        leave(&emitter)
+    }
+
+    /// Called with r11 = instruction, r10 = block and count.
+    private static func emitHandlers(_ emitter: inout Emitter) {
+        storeGuest(&emitter)
+        emitter.load(7, .memory(4, 8))
+        emitter.move(6, HostRegister.scratch)
+        emitter.move(2, HostRegister.address)
+        emitter.bytes(0x48, 0x83, 0xEC, 0x08)  // sub rsp, 8
+        emitter.loadConstant(0, apus_run_handlers_address())
+        emitter.bytes(0xFF, 0xD0)  // call rax
+        emitter.bytes(0x48, 0x83, 0xC4, 0x08)  // add rsp, 8
+        emitter.bytes(0x85, 0xC0)  // test eax, eax
+        let out = emitter.jump(if: 5)
+        loadGuest(&emitter)
+        emitter.byte(0xC3)
+        emitter.aim(out, emitter.at)
+        emitter.bytes(0x48, 0x83, 0xC4, 0x08)  // add rsp, 8
+        leave(&emitter)
+    }
+
+    /// Goes on at `rip` by the jump cache, or leaves.
+    static func emitDispatch(_ emitter: inout Emitter, exit: UnsafeMutablePointer<UInt8>) {
+        let (address, scratch) = (HostRegister.address, HostRegister.scratch)
+        emitter.load(address, .state(StateOffset.rip))
+        emitter.move(scratch, address)
+        emitter.bytes(0x49, 0xC1, 0xEB, 12)  // shr r11, 12
+        emitter.insn(0x31, 8, address, .register(scratch))  // xor r11, r10
+        emitter.bytes(0x41, 0x81, 0xE3)  // and r11d, slots - 1
+        emitter.long(Int32(APUS_JUMPS) - 1)
+        emitter.address(scratch, base: scratch, index: scratch, scale: 1, displacement: 0)
+        emitter.bytes(0x49, 0xC1, 0xE3, 3)  // shl r11, 3
+        emitter.insn(0x03, 8, scratch, .state(StateOffset.jumps))
+        emitter.insn(0x39, 8, address, .memory(scratch, 0))
+        emitter.jump(if: 5, to: exit)
+        emitter.insn(0x8B, 4, address, .state(StateOffset.modeKey))
+        emitter.insn(0x39, 4, address, .memory(scratch, 8))
+        emitter.jump(if: 5, to: exit)
+        emitter.insn(0x8B, 4, address, .state(StateOffset.jumpGeneration))
+        emitter.insn(0x39, 4, address, .memory(scratch, 12))
+        emitter.jump(if: 5, to: exit)
+        emitter.load(scratch, .memory(scratch, 16))
+        let native = Int32(truncatingIfNeeded: MemoryLayout<apus_block>.offset(of: \.native) ?? 0)
+        emitter.load(scratch, .memory(scratch, native))
+        emitter.insn(0x85, 8, scratch, .register(scratch))
+        emitter.jump(if: 4, to: exit)
+        emitter.bytes(0x41, 0xFF, 0xE3)  // jmp r11
+    }
+
+    // MARK: Blocks
+
+    /// Gives a block native code if it can have any.
+    mutating func translate(_ cpu: CPU, _ block: Block) {
+        guard block.pointee.mode_key & 3 == 3, block.pointee.bytes > 0 else { return }
+        if next - start > bytes - Self.reserve { removeAll(cpu.engine) }
+        var translation = Translation(common, cpu, block, at: next)
+        guard translation.run() else { return }
+        let code = next
+        next = translation.emitter.at
+        for (place, key) in translation.links { pending[key, default: []].append(place) }
+        let key = BlockKey(physical: block.pointee.physical, mode: block.pointee.mode_key)
+        for place in pending.removeValue(forKey: key) ?? [] { translation.emitter.aim(place, code) }
+        block.pointee.native = UnsafeMutableRawPointer(code) + common.executable
+    }
+
+    /// Drops all translations; none may be running.
+    private mutating func removeAll(_ engine: Engine) {
+        for index in 0..<engine.pointee.blocks.blockCount {
+            let block = engine.pointee.blocks.blocks + index
+            guard block.pointee.bytes > 0 else { continue }
+            block.pointee.native = nil
+            block.pointee.heat = threshold
+        }
+        forgetLinks()
+        next = firstFree
+    }
+
+    /// The blocks that wait to be linked are gone.
+    mutating func forgetLinks() { pending.removeAll(keepingCapacity: true) }
+}
+
+extension UnsafeMutablePointer where Pointee == apus_vcpu {
+    /// Counts an execution of a block that is not translated yet.
+    @inline(__always) func warm(_ block: Block) {
+        block.pointee.heat &-= 1
+        if block.pointee.heat == 0 { heated(block) }
+    }
+    @inline(never) private func heated(_ block: Block) { engine.pointee.translator?.translate(self, block) }
+}

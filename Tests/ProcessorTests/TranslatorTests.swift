@@ -1,0 +1,172 @@
+// Tests of translated blocks: loops, calls, links, faults in the middle, code that is written while it runs.
+// Source: Intel SDM vol. 3 §6.5 (restart of faults), §8.1.3 and §11.6 (self-modifying code), §4.10.4 (invalidation).
+// Every program runs by handlers alone first, then translated at once; both must end alike.
+
+import CProcessor
+import Testing
+
+@testable import Processor
+
+/// What a program leaves behind.
+private struct Outcome: Equatable {
+    var registers: [UInt64]
+    var flags: UInt32
+    var rip: UInt64
+    var instructions: UInt64
+    var data: [UInt8]
+}
+
+@Suite struct TranslatorTests {
+    private func outcome(_ program: [UInt8], heat: UInt32, pieces: [UInt64: [UInt8]]) -> Outcome {
+        let guest = SystemGuest()
+        guest.long()
+        guest.cpu.engine.pointee.blocks.heat = heat
+        for (address, bytes) in pieces { guest.put(bytes: bytes, address) }
+        guest.run(program)
+        let cpu = guest.cpu
+        return Outcome(
+            registers: (0..<16).map { cpu.gpr[$0] }, flags: cpu.pointee.arith_flags, rip: cpu.pointee.rip,
+            instructions: cpu.pointee.instructions,
+            data: (0..<0x4000).map { guest.get(0xC000 + UInt64($0), as: UInt8.self) })
+    }
+
+    /// Runs a program both ways; the registers behind it.
+    @discardableResult private func agree(
+        _ program: [UInt8], _ pieces: [UInt64: [UInt8]] = [:], _ location: SourceLocation = #_sourceLocation
+    ) -> [UInt64] {
+        let expected = outcome(program, heat: 0, pieces: pieces)
+        for heat in [1, 3] as [UInt32] {
+            let found = outcome(program, heat: heat, pieces: pieces)
+            #expect(found == expected, sourceLocation: location)
+        }
+        return expected.registers
+    }
+
+    @Test func loopsCount() {
+        // mov ecx,1000; xor eax,eax; l: add rax,rcx; dec ecx; jnz l; hlt
+        let registers = agree([0xB9, 0xE8, 3, 0, 0, 0x31, 0xC0, 0x48, 0x01, 0xC8, 0xFF, 0xC9, 0x75, 0xF9, 0xF4])
+        #expect(registers[0] == 500_500)
+    }
+
+    @Test func loopsInSpilledRegistersCount() {
+        // mov r9d,1000; xor r10d,r10d; mov r11,0xC100; l: add r10,r9; mov [r11],r10; add r10d,[r11+4]; dec r9d; jnz l; hlt
+        agree([
+            0x41, 0xB9, 0xE8, 3, 0, 0, 0x45, 0x31, 0xD2, 0x41, 0xBB, 0, 0xC1, 0, 0, 0x4D, 0x01, 0xCA, 0x4D, 0x89, 0x13,
+            0x45, 0x03, 0x53, 0x04, 0x41, 0xFF, 0xC9, 0x75, 0xF1, 0xF4,
+        ])
+    }
+
+    @Test func callsReturn() {
+        // mov ecx,100; l: call f; call [rip+ptr]...; dec ecx; jnz l; hlt   f: push rbx; add rax,rcx; pop rbx; ret
+        let registers = agree(
+            [
+                0xB9, 100, 0, 0, 0, 0xBA, 0, 0xA0, 0, 0, 0xE8, 0xF1, 0x1F, 0, 0, 0xFF, 0xD2, 0xFF, 0xC9, 0x75, 0xF5,
+                0xF4,
+            ],
+            [0xA000: [0x53, 0x48, 0x01, 0xC8, 0x5B, 0xC3]])
+        #expect(registers[0] == 10100)
+    }
+
+    @Test func recursionReturns() {
+        // mov edi,15; call f; hlt   f: cmp edi,2; jb leaf; push rdi; dec edi; call f; pop rdi; push rax; sub edi,2;
+        // call f; pop rdx; add eax,edx; ret   leaf: mov eax,edi; ret
+        let registers = agree(
+            [0xBF, 15, 0, 0, 0, 0xE8, 0xF6, 0x1F, 0, 0, 0xF4],
+            [
+                0xA000: [
+                    0x83, 0xFF, 2, 0x72, 0x17, 0x57, 0xFF, 0xCF, 0xE8, 0xF3, 0xFF, 0xFF, 0xFF, 0x5F, 0x50, 0x83, 0xEF,
+                    2,
+                    0xE8, 0xE9, 0xFF, 0xFF, 0xFF, 0x5A, 0x01, 0xD0, 0xC3, 0x90, 0x89, 0xF8, 0xC3,
+                ]
+            ])
+        #expect(registers[0] == 610)
+    }
+
+    @Test func flagsLiveAcrossBlocks() {
+        // mov ecx,64; mov eax,3; l: shl eax,1; jmp n; n: adc ebx,ebx; inc edx; setc sil; lea rdi,[rdi+rsi]; dec ecx; jnz l; hlt
+        agree([
+            0xB9, 64, 0, 0, 0, 0xB8, 3, 0, 0, 0, 0xD1, 0xE0, 0xEB, 0, 0x11, 0xDB, 0xFF, 0xC2, 0x40, 0x0F, 0x92, 0xC6,
+            0x48,
+            0x8D, 0x3C, 0x37, 0xFF, 0xC9, 0x75, 0xEC, 0xF4,
+        ])
+    }
+
+    @Test func faultsInTheMiddleNameTheInstruction() {
+        // mov eax,5; mov ecx,7; l: add eax,ecx; dec ecx; mov [rcx*8+0xC000],rax; jnz l; push rax; add ebx,[0x800000]; hlt
+        let guest = SystemGuest()
+        guest.long()
+        guest.cpu.engine.pointee.blocks.heat = 1
+        guest.run([
+            0xB8, 5, 0, 0, 0, 0xB9, 7, 0, 0, 0, 0x01, 0xC8, 0xFF, 0xC9, 0x48, 0x89, 0x04, 0xCD, 0, 0xC0, 0, 0, 0x75,
+            0xF2,
+            0x50, 0x03, 0x1C, 0x25, 0, 0, 0x80, 0, 0xF4,
+        ])
+        #expect(guest.vector == 14)
+        #expect(guest.cpu.pointee.cr2 == 0x80_0000)
+        #expect(guest.stack64(1) == Place.code + 25)
+        #expect(guest.cpu.pointee.gpr.0 == 33)
+    }
+
+    @Test func storesIntoTheRunningBlockTakeEffectAtOnce() {
+        // mov ecx,40; l: mov byte [rip+7],0x00 + cl ... : each round rewrites the immediate of the add behind the store
+        // mov ecx,40; l: mov [rip+3],cl; nop; add eax,imm8(0); dec ecx; jnz l; hlt
+        let registers = agree([
+            0xB9, 40, 0, 0, 0, 0x88, 0x0D, 3, 0, 0, 0, 0x90, 0x83, 0xC0, 0, 0xFF, 0xC9, 0x75, 0xF2, 0xF4,
+        ])
+        #expect(registers[0] == 820)
+    }
+
+    @Test func aLinkedBlockThatIsWrittenIsNotEntered() {
+        // mov ecx,50; l: jmp f (same page); back: dec ecx; mov [f+1],ecx; jnz l; hlt   f: mov eax,imm; add ebx,eax; jmp back
+        agree(
+            [
+                0xB9, 50, 0, 0, 0, 0xE9, 0xF6, 0, 0, 0, 0xFF, 0xC9, 0x89, 0x0C, 0x25, 1, 0x81, 0, 0, 0x75, 0xF0, 0xF4,
+            ], [0x8100: [0xB8, 1, 0, 0, 0, 0x01, 0xC3, 0xE9, 0xFE, 0xFE, 0xFF, 0xFF]])
+    }
+
+    @Test func nonCanonicalTargetsFaultAtTheBranch() {
+        // mov rax,1<<63; jmp rax
+        let guest = SystemGuest()
+        guest.long()
+        guest.cpu.engine.pointee.blocks.heat = 1
+        guest.run([0x48, 0xB8, 0, 0, 0, 0, 0, 0, 0, 0x80, 0xFF, 0xE0])
+        #expect(guest.vector == 13)
+        #expect(guest.stack64(1) == Place.code + 10)
+    }
+
+    @Test func attentionEndsAnEndlessLoop() {
+        let guest = SystemGuest()
+        guest.long()
+        guest.cpu.engine.pointee.blocks.heat = 1
+        guest.attention.pointee = 1
+        // l: inc eax; jmp l
+        #expect(guest.run([0xFF, 0xC0, 0xEB, 0xFC]) == .attention)
+    }
+
+    @Test func accessesAcrossPagesAndToTheStackAgree() {
+        // mov ecx,20; mov edi,0xCFF9; l: mov [rdi],rcx; add [rdi],ecx; xor rax,[rdi]; push rax; movzx edx,byte[rdi+7];
+        // pop rbx; inc rdi; cmovz eax,edx; dec ecx; jnz l; hlt
+        agree([
+            0xB9, 20, 0, 0, 0, 0xBF, 0xF9, 0xCF, 0, 0, 0x48, 0x89, 0x0F, 0x01, 0x0F, 0x48, 0x33, 0x07, 0x50, 0x0F, 0xB6,
+            0x57, 7, 0x5B, 0x48, 0xFF, 0xC7, 0x0F, 0x44, 0xC2, 0xFF, 0xC9, 0x75, 0xE8, 0xF4,
+        ])
+    }
+
+    @Test func aFullCodeCacheStartsAnew() {
+        // mov ecx,40; l: 200 times { inc eax; jmp next; } dec ecx; jnz l; hlt
+        var program: [UInt8] = [0xB9, 40, 0, 0, 0]
+        for _ in 0..<200 { program += [0xFF, 0xC0, 0x48, 0x89, 0x04, 0x25, 0, 0xC0, 0, 0, 0xEB, 0] }
+        program += [0xFF, 0xC9, 0x0F, 0x85]
+        withUnsafeBytes(of: Int32(5 - program.count - 4).littleEndian) { program += Array($0) }
+        program += [0xF4]
+        let guest = SystemGuest()
+        guest.long()
+        let engine = guest.cpu.engine
+        engine.pointee.translator?.deallocate()
+        engine.pointee.translator = Translator(&engine.pointee.blocks, bytes: 96 << 10)
+        engine.pointee.blocks.heat = 1
+        guest.run(program)
+        #expect(guest.cpu.pointee.gpr.0 == 8000)
+        #expect(guest.cpu.pointee.gpr.1 == 0)
+    }
+}
