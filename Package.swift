@@ -50,7 +50,7 @@ let package = Package(
         .target(
             name: "Kernel",
             dependencies: [
-                "Chips", "CProcessor", "DomainConfig", "Host", "Ioreq", "Machine", "Processor",
+                "Chips", "CProcessor", "CXen", "DomainBuilder", "DomainConfig", "Host", "Ioreq", "Machine", "Processor",
             ],
             path: "Sources/Hypervisor/Kernel", swiftSettings: strict),
         .executableTarget(

@@ -25,6 +25,8 @@ final class FakeEngine: VCPUEngine, @unchecked Sendable {
     func run() -> EngineExit { script(self) }
     func inject(vector: UInt8) { note("vector \(vector)") }
     func injectNMI() { note("nmi") }
+    func startFlat(entry: UInt64, registers: [UInt64]) { note("flat \(entry)") }
+    var timeStampCounter: UInt64 { 1000 }
     func reset(powerOn: Bool, isBootProcessor: Bool) { note("reset \(powerOn)") }
     func startup(vector: UInt8) { note("startup \(vector)") }
     func memoryMapChanged() { note("map") }

@@ -69,7 +69,7 @@ import Testing
         var layout = layout
         for _ in 0..<500 {
             layout.videoAddress = Bool.random() ? nil : UInt64.random(in: 0 ... .max, using: &generator) & ~0xFFF
-            layout.sharedInfo = Bool.random() ? nil : UInt64.random(in: 0..<0x1_0000) << 12
+            layout.frames[.random(in: 0..<3)] = Bool.random() ? nil : UInt64.random(in: 0..<0x1_0000) << 12
             layout.isA20Open.toggle()
             layout.segments[Int.random(in: 0..<13)] = .init(readsRAM: .random(), writesRAM: .random())
             var last: UInt64 = 0

@@ -37,6 +37,17 @@ public final class LocalAPIC: Device {
         settle()
     }
 
+    /// An edge-triggered interrupt of the hypervisor's: it waits even while the APIC is disabled by software, as on Xen.
+    public func post(vector: UInt8) {
+        guard vector >= 16 else { return }
+        state.requested[vector] = true
+        state.triggerMode[vector] = false
+        settle()
+    }
+
+    /// Whether a vector waits or is in service.
+    public func holds(vector: UInt8) -> Bool { state.requested[vector] || state.inService[vector] }
+
     public var deadline: Instant? { state.nextExpiry }
     public func advance(to now: Instant) {
         if state.advance(to: now) { settle() }

@@ -196,6 +196,15 @@ final class Chipset: @unchecked Sendable {
         with(vcpu) { $0.drive(levels: levels, rises: rises) }
     }
 
+    /// An edge-triggered interrupt from the hypervisor itself.
+    func raise(vector: UInt8, vcpu: Int) {
+        with(nil) { $0.apics[vcpu].post(vector: vector) }
+    }
+
+    func holds(vector: UInt8, vcpu: Int) -> Bool { with(nil) { $0.apics[vcpu].holds(vector: vector) } }
+
+    func driveCallback(_ line: Int, _ high: Bool) { with(nil) { $0.driveCallback(line, high) } }
+
     /// INIT for every processor.
     func initialiseAll(vcpu: Int) {
         with(vcpu) { fabric in

@@ -15,7 +15,7 @@ internal import Synchronization
 public enum EndReason: String, Sendable { case poweroff, reboot, crash, destroy }
 
 final class Domain: @unchecked Sendable {
-    // Invariant: `vcpus` is set once before any thread starts; everything else is `let`.
+    // Invariant: `vcpus` and `xen` are set once before any thread starts; everything else is `let`.
     let config: DomainConfig
     let memory: Memory
     let pages: IoreqPages
@@ -31,6 +31,8 @@ final class Domain: @unchecked Sendable {
     /// PMBASE of the PIIX4's power management function, register 0x40 at 00:01.3; 0 while it is not set.
     let pmBase = Atomic<UInt32>(0)
     private(set) var vcpus: [VCPU] = []
+    /// Made with the vCPUs, which use it first.
+    private(set) lazy var xen = makeXen()
 
     private let commands = Mutex<Void>(())
     private let posting = Mutex<Void>(())
@@ -38,7 +40,6 @@ final class Domain: @unchecked Sendable {
     private let ends = Atomic<Bool>(false)
     /// While paused, the host's time stamp counter at that moment.
     private let pausing = Mutex<UInt64?>(nil)
-    private let unknownHypercalls = Mutex<Set<UInt64>>([])
     private let ended: HostEvent
     private let logger: @Sendable (String) -> Void
 
@@ -60,19 +61,23 @@ final class Domain: @unchecked Sendable {
         gate = Gate { for index in 0..<count { pages.kick(index) } }
         leaves = XenLeaves(
             vcpus: count, domid: UInt32(truncatingIfNeeded: config.domid),
-            tscKilohertz: UInt32(truncatingIfNeeded: tsc.hertz / 1000))
+            tscKilohertz: UInt32(truncatingIfNeeded: tsc.hertz / 1000),
+            isRequired: config.kind != .hvm, hasUpcallVector: Self.flavour(of: config) == .hvm)
         pages.clockOffset = monotonicNanoseconds()
     }
 
     func makeVCPUs(_ make: EngineMaker) {
+        _ = xen
         vcpus = (0..<config.vcpus).map { unsafe VCPU($0, self, make) }
     }
 
     /// Lets the guest run, or stand paused at its first instruction.
     func start(paused: Bool) throws(HostFailure) {
         pages.clockOffset = monotonicNanoseconds()
+        xen.clockChanged()
         if paused { pause() }
         _ = try HostThread("timer") { [self] in chipset.keepTime { isEnding } }
+        try startXenTimers()
         for vcpu in vcpus { try vcpu.start() }
     }
 
@@ -93,6 +98,7 @@ final class Domain: @unchecked Sendable {
         guard isFirst else { return }
         ends.store(true, ordering: .releasing)
         chipset.wakeTimer()
+        xen.timers.wake()
         for index in 0..<config.vcpus { pages.kick(index) }
         ended.ring()
     }
@@ -118,6 +124,8 @@ final class Domain: @unchecked Sendable {
             pages.unpause()
             let ticks = Clock.sample().ticks &- stopped
             for vcpu in vcpus { vcpu.send(.timeStoodStill(ticks: ticks)) }
+            xen.clockChanged()
+            xen.timers.wake()
             gate.open()
             chipset.wakeTimer()
         }
@@ -170,10 +178,5 @@ final class Domain: @unchecked Sendable {
         guard value & 0xFFF == 0, memory.write(address, HypercallPage.bytes) else { return false }
         codeChanged(at: address, bytes: 4096)
         return true
-    }
-
-    func noteUnknown(hypercall number: UInt64) {
-        let isNew = unknownHypercalls.withLock { known in known.count < 64 && known.insert(number).inserted }
-        if isNew { log("hypercall \(number) is not implemented") }
     }
 }

@@ -41,6 +41,7 @@ final class Fabric {
     private var deviceLines: UInt64 = 0
     private var timerLine = false
     private var hpetLines: UInt64 = 0
+    private var callbackLines: UInt64 = 0
     private var lines: UInt64 = 0
 
     init(vcpus: Int, tsc: TickRate) {
@@ -116,10 +117,17 @@ final class Fabric {
         updateLines()
     }
 
+    /// The line that tells the guest of Xen's events.
+    func driveCallback(_ line: Int, _ high: Bool) {
+        let bit = UInt64(1) << UInt64(line)
+        callbackLines = high ? callbackLines | bit : callbackLines & ~bit
+        updateLines()
+    }
+
     private func updateLines() {
         var next = deviceLines
         if isLegacyReplaced { next &= ~0x101 } else if timerLine { next |= 1 }
-        next |= hpetLines
+        next |= hpetLines | callbackLines
         var changes = next ^ lines
         lines = next
         while changes != 0 {

@@ -7,14 +7,14 @@ internal import Ioreq
 
 /// What backs a piece of guest-physical memory, and from which byte on.
 enum Backing: Equatable, Sendable {
-    case ram(UInt64), rom(UInt64), video(UInt64), sharedInfo
+    case ram(UInt64), rom(UInt64), video(UInt64), frame(UInt64)
 
     func advanced(by bytes: UInt64) -> Backing {
         switch self {
         case .ram(let offset): return .ram(offset + bytes)
         case .rom(let offset): return .rom(offset + bytes)
         case .video(let offset): return .video(offset + bytes)
-        case .sharedInfo: return self
+        case .frame(let offset): return .frame(offset + bytes)
         }
     }
 }
@@ -42,8 +42,8 @@ struct GuestMemoryLayout: Equatable, Sendable {
     var videoAddress: UInt64?
     var segments = [Segment](repeating: Segment(), count: 13)
     var isA20Open = true
-    /// Where the guest put Xen's shared info page.
-    var sharedInfo: UInt64?
+    /// Where the guest put frames of the hypervisor's, by their number: 0 shared info, then the grant table.
+    var frames: [Int: UInt64] = [:]
 
     init(ramBytes: UInt64, romBytes: UInt64, videoBytes: UInt64) {
         lowRAM = min(ramBytes, GuestRAM.holeStart)
@@ -77,8 +77,8 @@ struct GuestMemoryLayout: Equatable, Sendable {
         canvas.paint(GuestRAM.highStart - romBytes, romBytes, .rom(0), writable: false)
         // The I/O APIC, HPET and local APIC pages are the bus's whatever a BAR claims.
         canvas.clear(0xFEC0_0000..<0xFEF0_0000)
-        if let sharedInfo, sharedInfo & 0xFFF == 0, sharedInfo < 1 << 46 {
-            canvas.paint(sharedInfo, 0x1000, .sharedInfo, writable: true)
+        for (index, address) in frames.sorted(by: { $0.key < $1.key }) where address & 0xFFF == 0 && address < 1 << 46 {
+            canvas.paint(address, 0x1000, .frame(UInt64(index) << 12), writable: true)
         }
         return canvas.merged
     }
@@ -133,7 +133,7 @@ struct GuestMemoryLayout: Equatable, Sendable {
             var result: [Piece] = []
             for piece in pieces.sorted(by: { $0.start < $1.start }) {
                 if let last = result.last, last.end == piece.start, last.isWritable == piece.isWritable,
-                    last.backing != .sharedInfo, last.backing.advanced(by: last.bytes) == piece.backing
+                    last.backing.advanced(by: last.bytes) == piece.backing
                 {
                     result[result.count - 1].bytes += piece.bytes
                 } else {

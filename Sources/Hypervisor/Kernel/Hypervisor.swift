@@ -20,6 +20,7 @@ public final class Hypervisor {
     private let reactor: Reactor
     private let journal = Journal()
     private var control: LineServer?
+    private var console: PVConsole?
     private var signals: Descriptor?
     private let tscStart: (nanoseconds: UInt64, ticks: UInt64)
 
@@ -49,8 +50,18 @@ public final class Hypervisor {
         var vcpus: Int
     }
 
-    /// Waits for the device model, then runs the domain until it ends.
+    /// Waits for the device model, if there is to be one, then runs the domain until it ends.
     public func run(paused: Bool, ready: () throws -> Void) throws -> EndReason {
+        if config.kind == .hvm { try meetDeviceModel() } else { try build() }
+        try watch()
+        try domain.start(paused: paused)
+        try ready()
+        reactor.run()
+        control?.close()
+        return domain.endReason ?? .crash
+    }
+
+    private func meetDeviceModel() throws {
         let memory = domain.memory
         let hello = Hello(ramBytes: memory.ram.size, vcpus: config.vcpus)
         let descriptors = [
@@ -61,20 +72,32 @@ public final class Hypervisor {
         guard try deviceModel.receive() != nil else {
             throw SetupFailure("the device model ended before it was ready (see device-model.log)")
         }
-        try watch()
-        try domain.start(paused: paused)
-        try ready()
-        reactor.run()
-        control?.close()
-        return domain.endReason ?? .crash
+    }
+
+    /// Lays a PVH domain into memory and gives it a console.
+    private func build() throws {
+        guard config.kind == .pvh else { throw SetupFailure("type='pv' is not supported yet") }
+        domain.pages.isPeerGone = true
+        let start = try domain.buildPVH()
+        let ports = try domain.bindSpecialPages()
+        guard let page = domain.page(GuestMap(domain.memory.ram).consoleFrame) else {
+            throw SetupFailure("\(config.memory) MiB of memory are too few")
+        }
+        let console = try PVConsole(page, directory: directory) { [domain] in domain.xen.notify(ports.console) }
+        console.attach(to: reactor)
+        self.console = console
+        _ = domain.xen.events.attach(ports.console, remotePort: 1, signal: console.signal)
+        domain.begin(start)
     }
 
     private func watch() throws {
         reactor.watch(ended.descriptor.number) { [reactor] _ in reactor.stop() }
-        reactor.watch(deviceModel.descriptor.number) { [domain] _ in
-            domain.pages.isPeerGone = true
-            domain.log("the device model has ended")
-            domain.finish(.crash)
+        if config.kind == .hvm {
+            reactor.watch(deviceModel.descriptor.number) { [domain] _ in
+                domain.pages.isPeerGone = true
+                domain.log("the device model has ended")
+                domain.finish(.crash)
+            }
         }
         if let signals { reactor.watch(signals.number) { [domain] _ in domain.finish(.destroy) } }
         control = try LineServer(path: directory + "/control.sock", reactor: reactor) { [unowned self] line, answer in

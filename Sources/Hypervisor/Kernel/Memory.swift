@@ -12,8 +12,8 @@ internal import Synchronization
     let ram: GuestRAM
     let rom: SharedMemory
     let video: SharedMemory
-    /// Xen's shared info page, once a guest asked for it.
-    let sharedInfo: SharedMemory
+    /// The hypervisor's own frames: shared info, then the grant table.
+    let frames: SharedMemory
     let map = PhysicalMap()
     private let layout: Mutex<GuestMemoryLayout>
 
@@ -23,11 +23,11 @@ internal import Synchronization
             throw SetupFailure(
                 "the domain wants \(config.memory) MiB of memory but only \(available >> 20) MiB are available")
         }
-        let image = try Self.firmware(config.firmwareDirectory + "/bios-256k.bin")
+        let image = config.kind == .hvm ? try Self.firmware(config.firmwareDirectory + "/bios-256k.bin") : []
         ram = try GuestRAM.make(size: bytes)
         video = try SharedMemory(named: "apus-video", size: config.display.videoMemory << 20)
-        sharedInfo = try SharedMemory(named: "apus-shared-info", size: 4096)
-        rom = try SharedMemory(named: "apus-bios", size: image.count)
+        frames = try SharedMemory(named: "apus-frames", size: (1 + GrantTable.maximumFrames) * 4096)
+        rom = try SharedMemory(named: "apus-bios", size: max(image.count, 4096))
         unsafe rom.bytes.copyBytes(from: image)
         layout = Mutex(
             GuestMemoryLayout(
@@ -74,7 +74,7 @@ internal import Synchronization
             }
         case .rom(let offset): unsafe host = rom.bytes.baseAddress.map { unsafe $0 + Int(offset) }
         case .video(let offset): unsafe host = video.bytes.baseAddress.map { unsafe $0 + Int(offset) }
-        case .sharedInfo: unsafe host = sharedInfo.bytes.baseAddress
+        case .frame(let offset): unsafe host = frames.bytes.baseAddress.map { unsafe $0 + Int(offset) }
         }
         guard let host = unsafe host else { return nil }
         return unsafe PhysicalRegion(

@@ -22,6 +22,9 @@ internal import Synchronization
     private let retired = Atomic<UInt64>(0)
     private let sleeps = Atomic<Bool>(false)
     private let thread = Mutex<HostThread?>(nil)
+    private let orders = Mutex<[Order]>([])
+    private let hasOrders = Atomic<Bool>(false)
+    private let running = Atomic<Bool>(false)
 
     /// Something that other threads want done to the engine, which only its own thread may touch.
     enum Errand {
@@ -30,12 +33,20 @@ internal import Synchronization
         case timeStoodStill(ticks: UInt64)
     }
 
+    /// What a hypercall wants done to a vCPU, whether it runs or not.
+    enum Order {
+        case start(FlatStart)
+        case stop
+        case nonMaskable
+    }
+
     init(_ index: Int, _ domain: Domain, _ make: EngineMaker) {
         (self.index, self.domain) = (index, domain)
         bus = VCPUBus(index, domain)
         unsafe engine = make(index, domain.memory.map, bus, domain.pages.attention(index))
         waitsForStartup = index != 0
         engine.reset(powerOn: true, isBootProcessor: index == 0)
+        running.store(index == 0, ordering: .relaxed)
     }
 
     func start() throws(HostFailure) {
@@ -54,6 +65,41 @@ internal import Synchronization
         hasErrands.store(true, ordering: .releasing)
     }
 
+    /// Not waiting to be started.
+    var isUp: Bool { running.load(ordering: .acquiring) }
+
+    func order(_ order: Order) {
+        orders.withLock { $0.append(order) }
+        hasOrders.store(true, ordering: .releasing)
+        domain.pages.kick(index)
+    }
+
+    private func takeOrders() {
+        guard hasOrders.exchange(false, ordering: .acquiring) else { return }
+        let list = orders.withLock { orders in
+            defer { orders = [] }
+            return orders
+        }
+        for order in list {
+            switch order {
+            case .start(let start):
+                engine.startFlat(entry: start.entry, registers: start.registers)
+                (isHalted, waitsForStartup) = (false, false)
+            case .stop: waitsForStartup = true
+            case .nonMaskable where !waitsForStartup:
+                engine.injectNMI()
+                isHalted = false
+            case .nonMaskable: break
+            }
+        }
+    }
+
+    /// Tells Xen's side when the vCPU comes to life or goes.
+    private func noteStartup() {
+        guard running.exchange(!waitsForStartup, ordering: .acquiringAndReleasing) == waitsForStartup else { return }
+        if !waitsForStartup { domain.xen.note(index, isBlocked: false) }
+    }
+
     private func loop() {
         let pages = domain.pages
         while !domain.isEnding {
@@ -62,13 +108,21 @@ internal import Synchronization
             if index == 0 { domain.chipset.takeLines(vcpu: 0) }
             let work = domain.chipset.work(vcpu: index)
             handle(work.signals)
-            if waitsForStartup || isHalted && !(work.hasInterrupt && engine.canTakeInterrupt) {
+            takeOrders()
+            noteStartup()
+            domain.xen.attend(index, hasInterrupt: work.hasInterrupt)
+            let callback = domain.xen.callbackVector(index)
+            let hasInterrupt = work.hasInterrupt || callback != nil
+            if waitsForStartup || domain.xen.isWaiting(index)
+                || isHalted && !(hasInterrupt && engine.canTakeInterrupt)
+            {
                 sleep()
                 continue
             }
             domain.gate.enter()
             runErrands()
-            deliver(work.hasInterrupt)
+            domain.xen.refreshClock(index) { engine.timeStampCounter }
+            deliver(work.hasInterrupt, callback: callback)
             let exit = engine.run()
             domain.gate.leave()
             if let count = engine.instructions { retired.store(count, ordering: .relaxed) }
@@ -79,7 +133,9 @@ internal import Synchronization
     /// Until somebody kicks: the timer thread, the device model, another vCPU.
     private func sleep() {
         sleeps.store(true, ordering: .relaxed)
+        if !waitsForStartup { domain.xen.note(index, isBlocked: true) }
         domain.pages.sleep(index, nanoseconds: nil)
+        if !waitsForStartup { domain.xen.note(index, isBlocked: false) }
         sleeps.store(false, ordering: .relaxed)
     }
 
@@ -114,13 +170,20 @@ internal import Synchronization
         }
     }
 
-    private func deliver(_ hasInterrupt: Bool) {
-        guard hasInterrupt else {
+    /// `callback`: a vector that comes from Xen past the local APIC.
+    private func deliver(_ hasInterrupt: Bool, callback: UInt8?) {
+        guard hasInterrupt || callback != nil else {
             if engine.wantsInterruptWindow { engine.wantsInterruptWindow = false }
             return
         }
         guard engine.canTakeInterrupt else {
             engine.wantsInterruptWindow = true
+            return
+        }
+        if let callback {
+            engine.inject(vector: callback)
+            isHalted = false
+            engine.wantsInterruptWindow = hasInterrupt
             return
         }
         let (vector, more) = domain.chipset.acknowledge(vcpu: index)
@@ -135,7 +198,7 @@ internal import Synchronization
         switch exit {
         case .attention, .interruptWindow: return
         case .halt: isHalted = true
-        case .hypercall: Hypercall(domain: domain, engine: engine, vcpu: index).run()
+        case .hypercall: domain.carryOutHypercall(engine, vcpu: index)
         case .shutdown:
             domain.log("vCPU \(index): triple fault")
             domain.finish(.reboot)

@@ -1,8 +1,8 @@
 // CPUID as the guest sees it from the machine: Xen's leaves, APIC ids and topology.
 // Source: Xen public/arch-x86/cpuid.h; Intel SDM volume 2 (CPUID leaves 1, 4, 0xB); AMD APM volume 3 §E.4.
 // Modelled: leaves 0x40000000-0x40000004. Not modelled: leaf 5 (PV only).
-// Quirks: no Xen leaves with more than one vCPU, because Linux then sends its IPIs by event channel without asking
-// whether there are any; one package, a core for each vCPU with two APIC ids, as Xen's default topology has it.
+// Quirks: an HVM guest of several vCPUs is not told of Xen: Linux would send its IPIs by event channel, and on an
+// emulated PC that does not hold up yet; one package, a core for each vCPU with two APIC ids, as Xen's default topology has it.
 
 internal import Processor
 
@@ -10,6 +10,10 @@ struct XenLeaves: Sendable {
     var vcpus: Int
     var domid: UInt32
     var tscKilohertz: UInt32
+    /// The guest cannot do without Xen (PVH).
+    var isRequired = false
+    /// Each vCPU may have a vector of its own for events (bit 6 of the HVM leaf).
+    var hasUpcallVector = false
     static let base: UInt32 = 0x4000_0000
     /// 4.17.
     static let version: UInt32 = 4 << 16 | 17
@@ -19,7 +23,7 @@ struct XenLeaves: Sendable {
     private static let signature: (UInt32, UInt32, UInt32) = (0x566E_6558, 0x6558_4D4D, 0x4D4D_566E)
 
     /// Whether the guest is told that it runs on Xen.
-    var isOffered: Bool { vcpus == 1 }
+    var isOffered: Bool { vcpus == 1 || isRequired }
 
     func answer(_ leaf: UInt32, _ subleaf: UInt32, vcpu: Int) -> CPUIDResult? {
         guard isOffered else { return nil }
@@ -38,7 +42,9 @@ struct XenLeaves: Sendable {
             return CPUIDResult(eax: 0, ebx: 0, ecx: multiplier, edx: UInt32(bitPattern: shift))
         case (Self.base + 3, 2): return CPUIDResult(eax: tscKilohertz, ebx: 0, ecx: 0, edx: 0)
         // HVM: vcpu id (bit 3) in EBX, domain id (bit 4) in ECX.
-        case (Self.base + 4, 0): return CPUIDResult(eax: 1 << 3 | 1 << 4, ebx: UInt32(vcpu), ecx: domid, edx: 0)
+        case (Self.base + 4, 0):
+            let features: UInt32 = 1 << 3 | 1 << 4 | (hasUpcallVector ? 1 << 6 : 0)
+            return CPUIDResult(eax: features, ebx: UInt32(vcpu), ecx: domid, edx: 0)
         case (Self.base...(Self.base + 0xFF), _): return CPUIDResult(eax: 0, ebx: 0, ecx: 0, edx: 0)
         default: return nil
         }

@@ -33,12 +33,17 @@ public protocol VCPUEngine: AnyObject {
     func reset(powerOn: Bool, isBootProcessor: Bool)
     /// Start-up IPI: begins at `vector` << 12 in real mode.
     func startup(vector: UInt8)
+    /// Starts, or waits to be scheduled, in flat 32-bit protected mode without paging, interrupts off.
+    /// `registers`: EAX, ECX, EDX, EBX, ESP, EBP, ESI, EDI.
+    func startFlat(entry: UInt64, registers: [UInt64])
     /// Drops translations: guest-physical memory is laid out differently now.
     func memoryMapChanged()
     /// Forgets code decoded from these bytes of guest RAM; another process wrote them.
     func codeChanged(at address: UInt64, bytes: UInt64)
     /// Guest time stood still for so many ticks of the host's time stamp counter; the guest's goes on where it was.
     func timeStoodStill(ticks: UInt64)
+    /// The time stamp counter as RDTSC would give it to the guest now.
+    var timeStampCounter: UInt64 { get }
     /// Instructions retired so far, for statistics; nil if unknown.
     var instructions: UInt64? { get }
     /// General registers in hardware order (RAX, RCX, RDX, RBX, RSP ... R15), for hypercalls.

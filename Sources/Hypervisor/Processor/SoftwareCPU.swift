@@ -91,6 +91,23 @@ public final class SoftwareCPU: VCPUEngine {
         cpu.updateMode()
     }
 
+    public func startFlat(entry: UInt64, registers: [UInt64]) {
+        cpu.resetState(powerOn: false)
+        for (index, value) in registers.prefix(8).enumerated() { cpu.gpr[index] = value & 0xFFFF_FFFF }
+        for index in 0..<6 {
+            cpu.segmentPointer(index).pointee = apus_segment(base: 0, limit: .max, selector: 0x10, access: 0xC093)
+        }
+        cpu.segmentPointer(segmentCS).pointee = apus_segment(base: 0, limit: .max, selector: 8, access: 0xC09B)
+        cpu.segmentPointer(Seg.tr).pointee = apus_segment(base: 0, limit: 0x67, selector: 0, access: 0x8B)
+        cpu.pointee.cr0 = CR0.protection | CR0.extensionType
+        cpu.pointee.rip = entry & 0xFFFF_FFFF
+        cpu.pointee.halted = false
+        cpu.flushTLB(keepGlobal: false)
+        cpu.updateMode()
+    }
+
+    public var timeStampCounter: UInt64 { cpu.timeStampCounter }
+
     public func memoryMapChanged() {
         engine.pointee.takeRegions()
         cpu.flushTLB(keepGlobal: false)

@@ -90,9 +90,10 @@ public struct DomainStarter: Sendable {
         if config.maxmem > total {
             problems.append("memory: the domain wants \(config.maxmem) MiB and the host has \(total) MiB")
         }
-        if config.kind != .hvm {
-            problems.append("type='\(config.kind.rawValue)' is not supported yet: type='hvm' is")
+        if config.kind == .pv {
+            problems.append("type='pv' is not supported yet: type='hvm' and type='pvh' are")
         }
+        if config.kind == .pvh, config.kernel == nil { problems.append("kernel: type='pvh' needs one") }
         if config.disks.contains(where: { $0.format == .qcow2 }) {
             problems.append("disk: format qcow2 is not supported yet: raw is")
         }

@@ -10,7 +10,8 @@ internal import Host
 extension Monitor {
     func onStatus(of member: Member) {
         if let sentence = member.error, phase == .starting { fail(member.program, sentence) }
-        if phase == .starting, members.count == 2, members.allSatisfy(\.isReady) { announce() }
+        let wanted = config.kind == .hvm ? 2 : 1
+        if phase == .starting, members.count == wanted, members.allSatisfy(\.isReady) { announce() }
         guard member.program == .hypervisor, let exit = member.exit else { return }
         reason = reason ?? exit
         // It ran, and ended before the device model's word was read.

@@ -115,7 +115,7 @@ public final class Monitor {
                 serve(line, answer)
             }
             let (first, second) = try MessageSocket.pair()
-            try start(.deviceModel, peer: second, paused: false)
+            if config.kind == .hvm { try start(.deviceModel, peer: second, paused: false) }
             try start(.hypervisor, peer: first, paused: paused)
         } catch {
             fail(members.isEmpty ? .deviceModel : .hypervisor, "\(error)")

@@ -1,0 +1,260 @@
+// Event channels, two-level: ports, what each is bound to, and the bits that the guest sees.
+// Source: Xen public/event_channel.h; xen/common/event_channel.c and event_2l.c (rules and errors).
+// Modelled: unbound, interdomain with domain 0, IPIs, virtual interrupts. Not modelled: physical interrupts, FIFO.
+// Quirks: port 0 is never given out; global virtual interrupts bind to vCPU 0.
+
+internal import CXen
+internal import Synchronization
+
+final class EventChannels: Sendable {
+    /// What a port is bound to.
+    enum Binding: Equatable, Sendable {
+        case unbound(remote: UInt16)
+        case interdomain(remote: UInt16, port: UInt32)
+        case virq(Int)
+        case ipi
+    }
+
+    private struct Port {
+        var binding: Binding
+        var vcpu = 0
+        /// Tells the back end at the other end.
+        var signal: (@Sendable () -> Void)?
+    }
+
+    private let shared: SharedInfo
+    private let domid: UInt16
+    private let ports = Mutex<[Int: Port]>([:])
+
+    init(_ shared: SharedInfo, domid: UInt16) { (self.shared, self.domid) = (shared, domid) }
+
+    // MARK: binding
+
+    /// Takes the lowest free port.
+    private func allocate(_ binding: Binding, vcpu: Int = 0) throws(XenError) -> Int {
+        let limit = shared.layout.ports
+        let found: Int? = ports.withLock { ports in
+            guard let free = (1..<limit).first(where: { ports[$0] == nil }) else { return nil }
+            ports[free] = Port(binding: binding, vcpu: vcpu)
+            return free
+        }
+        guard let found else { throw .noSpace }
+        clearPending(found)
+        return found
+    }
+
+    func allocateUnbound(remote: UInt16) throws(XenError) -> Int {
+        try allocate(.unbound(remote: remote == 0x7FF0 ? domid : remote))
+    }
+
+    /// Binds to a port of this very domain that waits for it (a loop); other domains have no ports here.
+    func bindInterdomain(remote: UInt16, port remotePort: Int) throws(XenError) -> Int {
+        guard remote == domid || remote == 0x7FF0 else { throw .noSuchProcess }
+        let waits = ports.withLock { $0[remotePort]?.binding == .unbound(remote: domid) }
+        guard waits else { throw .invalid }
+        let local = try allocate(.interdomain(remote: domid, port: UInt32(truncatingIfNeeded: remotePort)))
+        ports.withLock {
+            $0[remotePort]?.binding = .interdomain(remote: domid, port: UInt32(truncatingIfNeeded: local))
+        }
+        return local
+    }
+
+    private static let perVCPU: Set<Int> = [
+        Int(VIRQ_TIMER), Int(VIRQ_DEBUG), Int(VIRQ_XENOPROF), Int(VIRQ_XENPMU),
+    ]
+
+    func bind(virq: Int, vcpu: Int) throws(XenError) -> Int {
+        guard (0..<Int(NR_VIRQS)).contains(virq) else { throw .invalid }
+        guard vcpu == 0 || Self.perVCPU.contains(virq) else { throw .invalid }
+        guard port(virq: virq, vcpu: vcpu) == nil else { throw .exists }
+        return try allocate(.virq(virq), vcpu: vcpu)
+    }
+
+    func bindIPI(vcpu: Int) throws(XenError) -> Int { try allocate(.ipi, vcpu: vcpu) }
+
+    /// Moves a port's events to another vCPU; those that belong to one stay.
+    func bind(_ port: Int, vcpu: Int) throws(XenError) {
+        let isMoved = ports.withLock { ports in
+            switch ports[port]?.binding {
+            case nil, .ipi: return false
+            case .virq(let virq) where Self.perVCPU.contains(virq): return false
+            default:
+                ports[port]?.vcpu = vcpu
+                return true
+            }
+        }
+        guard isMoved else { throw .invalid }
+    }
+
+    func close(_ port: Int) throws(XenError) {
+        guard let closed = ports.withLock({ $0.removeValue(forKey: port) }) else { throw .invalid }
+        clearPending(port)
+        // A loop's other end waits again.
+        if case .interdomain(let remote, let other) = closed.binding, remote == domid {
+            ports.withLock { $0[Int(other)]?.binding = .unbound(remote: domid) }
+        }
+    }
+
+    func closeAll() {
+        for port in ports.withLock({ Array($0.keys) }) { try? close(port) }
+    }
+
+    /// A back end takes the other end of a port that waits for it, or of one it had before. `signal` tells it.
+    func attach(_ port: Int, remote: UInt16 = 0, remotePort: UInt32, signal: @escaping @Sendable () -> Void) -> Bool {
+        ports.withLock { ports in
+            switch ports[port]?.binding {
+            case .unbound(remote), .interdomain(remote, _):
+                ports[port]?.binding = .interdomain(remote: remote, port: remotePort)
+                ports[port]?.signal = signal
+                return true
+            default: return false
+            }
+        }
+    }
+
+    /// The back end has gone.
+    func detach(_ port: Int) {
+        ports.withLock { ports in
+            guard case .interdomain(let remote, _) = ports[port]?.binding else { return }
+            ports[port]?.binding = .unbound(remote: remote)
+            ports[port]?.signal = nil
+        }
+    }
+
+    // MARK: looking
+
+    func status(_ port: Int) -> (binding: Binding, vcpu: Int)? {
+        ports.withLock { $0[port].map { ($0.binding, $0.vcpu) } }
+    }
+
+    func port(virq: Int, vcpu: Int) -> Int? {
+        ports.withLock { $0.first { $0.value.binding == .virq(virq) && $0.value.vcpu == vcpu }?.key }
+    }
+
+    /// What EVTCHNOP_send does: another local port becomes pending (its number), or the back end is told.
+    func send(_ port: Int) throws(XenError) -> Int? {
+        let (local, signal, isBound): (Int?, (@Sendable () -> Void)?, Bool) = ports.withLock { ports in
+            guard let entry = ports[port] else { return (nil, nil, false) }
+            switch entry.binding {
+            case .ipi: return (port, nil, true)
+            case .interdomain(let remote, let other): return (remote == domid ? Int(other) : nil, entry.signal, true)
+            case .unbound: return (nil, nil, true)
+            case .virq: return (nil, nil, false)
+            }
+        }
+        guard isBound else { throw .invalid }
+        signal?()
+        return local
+    }
+
+    // MARK: bits
+
+    /// Sets a port's pending bit. nil: there is no such port, or it was pending. `isNew`: its vCPU must be told.
+    func setPending(_ port: Int) -> (vcpu: Int, isNew: Bool)? {
+        guard let vcpu = ports.withLock({ $0[port]?.vcpu }), let page = shared.page else { return nil }
+        let layout = shared.layout
+        guard port < layout.ports, !page.setBit(layout.pending * 8 + port) else { return nil }
+        return (vcpu, !page.hasBit(layout.mask * 8 + port) && select(port, vcpu, layout))
+    }
+
+    /// Sets the selector bit and evtchn_upcall_pending; whether the latter was clear.
+    private func select(_ port: Int, _ vcpu: Int, _ layout: SharedInfo.Layout) -> Bool {
+        guard let info = shared.info(vcpu), !info.setBit(layout.selector * 8 + port / layout.wordBits) else {
+            return false
+        }
+        return info.exchange(1, at: 0) == 0
+    }
+
+    /// Clears the mask bit; the vCPU to tell if that made the port deliverable.
+    func unmask(_ port: Int) throws(XenError) -> Int? {
+        let layout = shared.layout
+        guard let vcpu = ports.withLock({ $0[port]?.vcpu }), let page = shared.page, port < layout.ports else {
+            throw .invalid
+        }
+        guard page.clearBit(layout.mask * 8 + port), page.hasBit(layout.pending * 8 + port) else { return nil }
+        return select(port, vcpu, layout) ? vcpu : nil
+    }
+
+    func isPending(_ port: Int) -> Bool {
+        let layout = shared.layout
+        return port < layout.ports && shared.page?.hasBit(layout.pending * 8 + port) ?? false
+    }
+
+    private func clearPending(_ port: Int) { shared.page?.clearBit(shared.layout.pending * 8 + port) }
+}
+
+// MARK: - EVTCHNOP_*
+
+extension Hypercall {
+    func eventChannel(_ command: UInt64, _ address: UInt64) throws(XenError) -> Int64 {
+        switch Int32(truncatingIfNeeded: command) {
+        case EVTCHNOP_alloc_unbound:
+            var call = try read(address, 8)
+            try requireSelf(call.u16(0))
+            call.set(UInt32(try xen.events.allocateUnbound(remote: call.u16(2))), at: 4)
+            try write(call.bytes, address)
+        case EVTCHNOP_bind_interdomain:
+            var call = try read(address, 12)
+            let port = try xen.events.bindInterdomain(remote: call.u16(0), port: Int(call.u32(4)))
+            call.set(UInt32(port), at: 8)
+            try write(call.bytes, address)
+            xen.deliver(port)
+        case EVTCHNOP_bind_virq:
+            var call = try read(address, 12)
+            call.set(UInt32(try xen.events.bind(virq: Int(call.u32(0)), vcpu: try target(call.u32(4)))), at: 8)
+            try write(call.bytes, address)
+        case EVTCHNOP_bind_ipi:
+            var call = try read(address, 8)
+            call.set(UInt32(try xen.events.bindIPI(vcpu: try target(call.u32(0)))), at: 4)
+            try write(call.bytes, address)
+        case EVTCHNOP_close: try xen.events.close(Int(try read(address, 4).u32(0)))
+        case EVTCHNOP_send:
+            if let local = try xen.events.send(Int(try read(address, 4).u32(0))) { xen.deliver(local) }
+        case EVTCHNOP_status: try eventStatus(address)
+        case EVTCHNOP_bind_vcpu:
+            let call = try read(address, 8)
+            try xen.events.bind(Int(call.u32(0)), vcpu: try target(call.u32(4)))
+        case EVTCHNOP_unmask:
+            if let vcpu = try xen.events.unmask(Int(try read(address, 4).u32(0))) { xen.announce(vcpu) }
+        case EVTCHNOP_reset:
+            try requireSelf(try read(address, 2).u16(0))
+            xen.events.closeAll()
+        // FIFO channels: the guest falls back to two levels, so this is no news for the log.
+        case EVTCHNOP_init_control, EVTCHNOP_expand_array, EVTCHNOP_set_priority:
+            return XenError.notImplemented.rawValue
+        default: throw .notImplemented
+        }
+        return 0
+    }
+
+    /// A vCPU number that exists.
+    func target(_ number: UInt32) throws(XenError) -> Int {
+        guard number < UInt32(machine.vcpuCount) else { throw .noEntry }
+        return Int(number)
+    }
+
+    /// struct evtchn_status.
+    private func eventStatus(_ address: UInt64) throws(XenError) {
+        var call = try read(address, 24)
+        try requireSelf(call.u16(0))
+        let port = Int(call.u32(4))
+        guard port < xen.shared.layout.ports else { throw .invalid }
+        let status = xen.events.status(port)
+        call.set(UInt32(status?.vcpu ?? 0), at: 12)
+        switch status?.binding {
+        case nil: call.set(UInt32(EVTCHNSTAT_closed), at: 8)
+        case .unbound(let remote):
+            call.set(UInt32(EVTCHNSTAT_unbound), at: 8)
+            call.set(remote, at: 16)
+        case .interdomain(let remote, let other):
+            call.set(UInt32(EVTCHNSTAT_interdomain), at: 8)
+            call.set(remote, at: 16)
+            call.set(other, at: 20)
+        case .virq(let virq):
+            call.set(UInt32(EVTCHNSTAT_virq), at: 8)
+            call.set(UInt32(virq), at: 16)
+        case .ipi: call.set(UInt32(EVTCHNSTAT_ipi), at: 8)
+        }
+        try write(call.bytes, address)
+    }
+}

@@ -1,0 +1,82 @@
+// A PVH domain: kernel and tables laid into memory, the first vCPU at the kernel's PVH entry.
+// Source: Xen docs/misc/pvh.pandoc, public/arch-x86/hvm/start_info.h.
+// Modelled: direct boot with ramdisk and command line; local APICs; ACPI with reduced hardware.
+// Quirks: there is no device model; what is not RAM reads as ones and takes no writes.
+
+internal import CXen
+internal import DomainBuilder
+internal import DomainConfig
+internal import Host
+internal import Ioreq
+
+extension Domain {
+    /// Event channels that the guest finds bound for xenstore and console.
+    struct SpecialPorts: Equatable {
+        var store: Int
+        var console: Int
+    }
+
+    /// Loads what the config names; the registers of the first vCPU.
+    func buildPVH() throws -> FlatStart {
+        guard let kernelPath = config.kernel else { throw SetupFailure("type='pvh' needs a kernel") }
+        let file = try HostFile.read(kernelPath, limit: 1 << 28)
+        let ramdisk = try config.ramdisk.map { try HostFile.read($0, limit: 1 << 30) } ?? []
+        let map = GuestMap(memory.ram)
+        let kernel: KernelImage
+        let start: PVHStart
+        do {
+            kernel = try KernelImage(file)
+            var target = GuestRAMWriter(domain: self, size: map.tables)
+            let tables = ACPITables(vcpus: config.vcpus, address: map.tables)
+            target.write(tables.bytes[...], at: map.tables)
+            let entries = map.entries.map { MemoryMapEntry(address: $0.address, size: $0.size, type: $0.type) }
+            start = try PVHBuilder(kernel: kernel, ramdisk: ramdisk[...], commandLine: config.commandLine ?? "")
+                .build(into: &target, map: entries, acpi: map.tables)
+        } catch {
+            throw SetupFailure("\(kernelPath): \(error)")
+        }
+        var flat = FlatStart(entry: start.entry)
+        flat.registers[3] = start.startInfo
+        return flat
+    }
+
+    /// Has the first vCPU begin there.
+    func begin(_ start: FlatStart) { bringUp(0, start) }
+
+    /// Ports and pages of xenstore and console, told to the guest by parameters and grants.
+    func bindSpecialPages() throws(XenError) -> SpecialPorts {
+        let map = GuestMap(memory.ram)
+        let ports = SpecialPorts(
+            store: try xen.events.allocateUnbound(remote: 0), console: try xen.events.allocateUnbound(remote: 0))
+        xen.parameters[HVM_PARAM_CONSOLE_PFN] = map.consoleFrame
+        xen.parameters[HVM_PARAM_CONSOLE_EVTCHN] = UInt64(ports.console)
+        xen.grants.set(0, frame: map.consoleFrame, domid: 0)
+        return ports
+    }
+
+    /// Tells the guest where xenstore is; only once somebody serves it.
+    func offerStore(_ ports: SpecialPorts) {
+        let map = GuestMap(memory.ram)
+        xen.parameters[HVM_PARAM_STORE_PFN] = map.storeFrame
+        xen.parameters[HVM_PARAM_STORE_EVTCHN] = UInt64(ports.store)
+        xen.grants.set(1, frame: map.storeFrame, domid: 0)
+    }
+}
+
+/// Guest RAM as the domain builder fills it.
+private struct GuestRAMWriter: DomainMemory {
+    let domain: Domain
+    let size: UInt64
+
+    func write(_ bytes: ArraySlice<UInt8>, at address: UInt64) {
+        var rest = bytes
+        var address = address
+        while !rest.isEmpty, let page = domain.page(address >> 12) {
+            let offset = Int(address & 0xFFF)
+            let count = min(rest.count, 4096 - offset)
+            page.write(rest.prefix(count), at: offset)
+            rest = rest.dropFirst(count)
+            address += UInt64(count)
+        }
+    }
+}

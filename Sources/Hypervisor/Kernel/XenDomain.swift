@@ -1,0 +1,174 @@
+// What a domain has because it runs under Xen: shared info, event channels, grants, timers, parameters.
+// Source: Xen's public headers; xen/common and xen/arch/x86 for what each object keeps.
+// Not modelled: foreign domains: only domain 0 (the back ends) is at the other end of a channel or grant.
+// Lock order: every lock of these objects is a leaf; the machine is called with none held.
+
+/// What the Xen objects ask of the machine around them. From any thread.
+protocol XenMachine: AnyObject, Sendable {
+    var domid: UInt16 { get }
+    var vcpuCount: Int { get }
+    /// Frames of guest memory from 0 on, one past the highest of them, and the ranges the guest is told of.
+    var ramFrames: UInt64 { get }
+    var maximumFrame: UInt64 { get }
+    var memoryMap: [E820Entry] { get }
+    /// A page of guest memory by its frame number, RAM only.
+    func page(_ frame: UInt64) -> GuestArea?
+    /// Gives a page of RAM back to the host; it reads as zeroes from then on.
+    func discard(_ frame: UInt64)
+    /// Shows the hypervisor's frame `index` (0: shared info, then grant frames) at a guest frame; nil: nowhere.
+    func place(_ index: Int, at frame: UInt64?)
+
+    /// Guest time, and the host's wall clock, in nanoseconds.
+    var nanoseconds: UInt64 { get }
+    var wallNanoseconds: UInt64 { get }
+    var tscKilohertz: UInt32 { get }
+
+    /// Calls a vCPU out of its loop or sleep.
+    func kick(_ vcpu: Int)
+    /// Raises a vector at a vCPU's local APIC.
+    func raise(vector: UInt8, vcpu: Int)
+    /// Whether the local APIC holds a vector: it waits or is in service.
+    func holds(vector: UInt8, vcpu: Int) -> Bool
+    /// Drives an interrupt line on behalf of the callback; nil: none.
+    func driveCallback(_ line: Int?, _ high: Bool)
+    func isUp(_ vcpu: Int) -> Bool
+    func bringUp(_ vcpu: Int, _ start: FlatStart)
+    func takeDown(_ vcpu: Int)
+    func sendNMI(_ vcpu: Int)
+
+    func log(_ line: String)
+    func finish(_ reason: EndReason)
+}
+
+/// A range of memory as E820 has it.
+struct E820Entry: Equatable, Sendable {
+    var address: UInt64
+    var size: UInt64
+    /// 1 RAM, 2 reserved, 3 ACPI data.
+    var type: UInt32
+}
+
+/// Registers of a vCPU that starts in flat 32-bit protected mode.
+struct FlatStart: Equatable, Sendable {
+    var entry: UInt64
+    var registers: [UInt64] = [UInt64](repeating: 0, count: 8)
+}
+
+final class XenDomain: @unchecked Sendable {
+    // Invariant: everything is `let`; `machine` outlives the Xen side.
+    unowned let machine: any XenMachine
+    let shared: SharedInfo
+    let events: EventChannels
+    let grants: GrantTable
+    let timers: XenTimers
+    let waits: VCPUWaits
+    let parameters: HVMParameters
+    let reservation: Reservation
+    let output: GuestOutput
+    let callbacks: Callbacks
+    /// UUID, 16 bytes.
+    let handle: [UInt8]
+    /// Whether the guest gets an HVM guest's features, a PV guest's, or (HVM without platform device) none.
+    let flavour: Flavour
+
+    enum Flavour: Sendable { case plain, hvm, pv }
+
+    /// `frames`: memory for shared info (first page) and the grant table.
+    init(_ machine: any XenMachine, frames: GuestArea, handle: [UInt8], flavour: Flavour) {
+        (self.machine, self.handle, self.flavour) = (machine, handle, flavour)
+        let count = machine.vcpuCount
+        shared = SharedInfo(frames, vcpus: count)
+        grants = GrantTable(frames)
+        waits = VCPUWaits(vcpus: count)
+        parameters = HVMParameters(vcpus: count)
+        events = EventChannels(shared, domid: machine.domid)
+        timers = XenTimers(vcpus: count)
+        reservation = Reservation()
+        output = GuestOutput()
+        callbacks = Callbacks(vcpus: count)
+    }
+
+    // MARK: events
+
+    /// Makes a port pending and tells its vCPU.
+    func deliver(_ port: Int) {
+        guard let target = events.setPending(port) else { return }
+        if target.isNew { announce(target.vcpu) }
+        for vcpu in waits.pollers(of: port) { machine.kick(vcpu) }
+    }
+
+    func deliver(virq: Int, vcpu: Int) {
+        if let port = events.port(virq: virq, vcpu: vcpu) { deliver(port) }
+    }
+
+    /// A back end signals the guest's port.
+    func notify(_ port: Int) { deliver(port) }
+
+    /// evtchn_upcall_pending went from 0 to 1.
+    func announce(_ vcpu: Int) {
+        if let vector = parameters.upcallVector(vcpu) {
+            machine.raise(vector: vector, vcpu: vcpu)
+        } else if case .line(let line) = parameters.callback, vcpu == 0 {
+            machine.driveCallback(line, true)
+        }
+        machine.kick(vcpu)
+    }
+
+    /// The vector that is to be delivered past the local APIC as long as events are pending (HVM callback by vector).
+    func callbackVector(_ vcpu: Int) -> UInt8? {
+        guard flavour == .hvm, case .vector(let vector) = parameters.callback,
+            parameters.upcallVector(vcpu) == nil, shared.isUpcallPending(vcpu)
+        else { return nil }
+        return vector
+    }
+
+    /// On the vCPU's own thread, before it goes on: lost vectors, the level of a callback line, the end of a wait.
+    func attend(_ vcpu: Int, hasInterrupt: Bool) {
+        guard flavour != .plain else { return }
+        // INIT empties the local APIC, whatever was pending.
+        if let vector = parameters.upcallVector(vcpu), shared.isUpcallPending(vcpu),
+            !machine.holds(vector: vector, vcpu: vcpu)
+        {
+            machine.raise(vector: vector, vcpu: vcpu)
+        }
+        if vcpu == 0, case .line(let line) = parameters.callback, !shared.isUpcallPending(0) {
+            machine.driveCallback(line, false)
+        }
+        if waits.isWaiting(vcpu), hasInterrupt || isWaitOver(vcpu) { endWait(vcpu) }
+    }
+
+    /// On the vCPU's own thread, with the machine's clocks as the guest is to see them.
+    func refreshClock(_ vcpu: Int, tsc: () -> UInt64) {
+        guard flavour != .plain else { return }
+        shared.refreshTime(vcpu, nanoseconds: machine.nanoseconds, kilohertz: machine.tscKilohertz, tsc: tsc)
+    }
+
+    /// Whether the vCPU gave its time away with SCHEDOP_block or SCHEDOP_poll.
+    func isWaiting(_ vcpu: Int) -> Bool { waits.isWaiting(vcpu) }
+
+    private func isWaitOver(_ vcpu: Int) -> Bool {
+        switch waits.wait(vcpu) {
+        case nil: return true
+        case .event: return shared.isUpcallPending(vcpu)
+        case .poll(let ports, let deadline):
+            return ports.contains { events.isPending($0) } || deadline.map { $0 <= machine.nanoseconds } ?? false
+        }
+    }
+
+    private func endWait(_ vcpu: Int) {
+        waits.end(vcpu)
+        timers.setPoll(nil, vcpu: vcpu)
+    }
+
+    /// The vCPU sleeps now, or runs again.
+    func note(_ vcpu: Int, isBlocked: Bool) {
+        guard flavour != .plain else { return }
+        shared.setRunstate(vcpu, isBlocked ? .blocked : .running, nanoseconds: machine.nanoseconds)
+    }
+
+    /// Guest time was stopped for a while, or began.
+    func clockChanged() {
+        guard flavour != .plain else { return }
+        shared.setWallClock(machine.wallNanoseconds &- machine.nanoseconds)
+    }
+}
