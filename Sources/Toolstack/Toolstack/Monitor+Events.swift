@@ -27,8 +27,8 @@ extension Monitor {
         let text = end.map(\.description) ?? "ended"
         if phase == .starting {
             // A clean end is what a hang-up of the peer looks like: the peer may be ending right now.
-            if end == .exit(0) { _ = HostFile.waitReadable(members.map(\.process.ended.number), milliseconds: 200) }
-            fail(member.program, "it \(text) before it was set up")
+            if end == .exit(0), !members.isEmpty { hearOthers() }
+            if phase == .starting { fail(member.program, "it \(text) before it was set up") }
         } else if phase == .running {
             if member.program == .deviceModel || member.exit == nil {
                 failure = failure ?? (member.program, "it \(text) while the domain ran")
@@ -38,6 +38,15 @@ extension Monitor {
             self.end()
         } else if end != .exit(0), !member.isKilled {
             Self.log("domain \(record.domid): \(member.program.rawValue) \(text)")
+        }
+    }
+
+    /// Gives the other processes time to end, and reads what they said before.
+    private func hearOthers() {
+        _ = HostFile.waitReadable(members.map(\.process.ended.number), milliseconds: 5000)
+        for peer in members {
+            while !HostFile.waitReadable([peer.status.number], milliseconds: 0).isEmpty, peer.readStatus() {}
+            onStatus(of: peer)
         }
     }
 
