@@ -22,7 +22,7 @@ extension Guests {
                 usleep(2_000_000)
                 try Site.run(
                     URL(fileURLWithPath: "/usr/bin/env"),
-                    ["DISPLAY=\(display)", "import", "-window", "root", "-scale", "200%", picture])
+                    ["DISPLAY=\(display)", "import", "-window", "root", "-resize", "200%", picture])
                 text = try Site.run(URL(fileURLWithPath: "/usr/bin/tesseract"), [picture, "-", "--psm", "6"]).output
             }
             #expect(text.contains("Memtest"), "the window showed: \(text)")
