@@ -108,7 +108,8 @@ let package = Package(
         // Toolstack.
         .target(name: "DomainConfig", path: "Sources/Toolstack/DomainConfig", swiftSettings: strict),
         .target(
-            name: "Toolstack", dependencies: ["DomainConfig", "Host"], path: "Sources/Toolstack/Toolstack",
+            name: "Toolstack", dependencies: ["DomainConfig", "Host", "XenStoreClient"],
+            path: "Sources/Toolstack/Toolstack",
             swiftSettings: strict),
         .executableTarget(
             name: "xl", dependencies: ["Host", "Toolstack"], path: "Sources/Toolstack/xl",
@@ -146,6 +147,8 @@ let package = Package(
             swiftSettings: language),
         .testTarget(name: "DomainBuilderTests", dependencies: ["DomainBuilder"], swiftSettings: language),
         .testTarget(name: "DomainTests", swiftSettings: language),
-        .testTarget(name: "ToolstackTests", dependencies: ["DomainConfig", "Toolstack"], swiftSettings: language),
+        .testTarget(
+            name: "ToolstackTests", dependencies: ["DomainConfig", "Toolstack", "XenStore", "XenStoreClient"],
+            swiftSettings: language),
     ]
 )

@@ -92,7 +92,9 @@ extension ConfigReader {
 
     /// `vfb = ['vnc=1,vnclisten=...']`: how VNC was asked for in old configs of HVM domains too.
     private mutating func readFrameBuffer(_ config: inout DomainConfig) {
-        for (text, position) in list("vfb") {
+        let entries = list("vfb")
+        if !entries.isEmpty { config.frameBuffer = true }
+        for (text, position) in entries {
             for parameter in text.split(separator: ",").map(\.trimmed) where !parameter.isEmpty {
                 let parts = parameter.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false)
                 let value = parts.count == 2 ? String(parts[1].trimmed) : ""

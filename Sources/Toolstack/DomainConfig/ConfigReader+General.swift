@@ -75,13 +75,13 @@ extension ConfigReader {
         return most
     }
 
-    mutating func readProcessors(_ kind: DomainConfig.Kind) -> Int {
+    /// The number of vCPUs, and how many of them are there at the start.
+    mutating func readProcessors(_ kind: DomainConfig.Kind) -> (most: Int, online: Int?) {
         let limit = kind == .hvm ? 128 : 512
         let now = number("vcpus", in: 1...limit)
-        guard let most = number("maxvcpus", in: 1...limit), let item = file["maxvcpus"] else { return now ?? 1 }
+        guard let most = number("maxvcpus", in: 1...limit), let item = file["maxvcpus"] else { return (now ?? 1, nil) }
         if let now, most < now { fail(item.position, "`maxvcpus' (\(most)) is less than `vcpus' (\(now))") }
-        if let now, most > now { warn(item.position, "`maxvcpus' above `vcpus' has no effect yet") }
-        return now ?? most
+        return (most, now.map { min($0, most) })
     }
 
     mutating func readEvents(_ config: inout DomainConfig) {

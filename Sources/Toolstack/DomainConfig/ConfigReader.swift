@@ -52,8 +52,10 @@ struct ConfigReader {
         let kind = readKind()
         let name = readName()
         let memory = readMemory()
+        let processors = readProcessors(kind)
         var config = DomainConfig(
-            name: name, uuid: readUUID(), domid: 0, kind: kind, memory: memory, vcpus: readProcessors(kind))
+            name: name, uuid: readUUID(), domid: 0, kind: kind, memory: memory, vcpus: processors.most)
+        config.onlineVCPUs = processors.online
         config.maxmem = readMaximumMemory(memory)
         readEvents(&config)
         readMachine(&config, utcOffset: utcOffset)

@@ -23,7 +23,10 @@ public struct DomainConfig: Codable, Equatable, Sendable {
     public var memory: Int
     /// MiB.
     public var maxmem: Int
+    /// vCPUs the domain has, `maxvcpus` in a config.
     public var vcpus: Int
+    /// How many of them the guest starts with (`vcpus` in a config); nil: all.
+    public var onlineVCPUs: Int?
     public var onPoweroff: EventAction = .destroy
     public var onReboot: EventAction = .restart
     public var onCrash: EventAction = .destroy
@@ -43,6 +46,8 @@ public struct DomainConfig: Codable, Equatable, Sendable {
     public var display = Display()
     /// Each entry is the target of one serial port: "pty", "file:PATH", "none".
     public var serial: [String] = []
+    /// A PV display was asked for (`vfb`).
+    public var frameBuffer: Bool?
     public var usbdevice: [String] = []
     /// Direct boot: paths and command line.
     public var kernel: String?

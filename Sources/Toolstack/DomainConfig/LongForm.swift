@@ -48,7 +48,7 @@ public struct LongForm {
         var members: [(String, PrettyJSON)] = []
         if file["vcpus"] != nil || file["maxvcpus"] != nil || running {
             members.append(("max_vcpus", .number(config.vcpus)))
-            members.append(("avail_vcpus", .array((0..<config.vcpus).map { .number($0) })))
+            members.append(("avail_vcpus", .array((0..<(config.onlineVCPUs ?? config.vcpus)).map { .number($0) })))
         }
         members.append(("max_memkb", .number(config.maxmem * 1024)))
         members.append(("target_memkb", .number(config.memory * 1024)))
