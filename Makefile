@@ -2,7 +2,7 @@
 SWIFT_BUILD = swift build -c release
 export SWIFT_BACKTRACE = enable=no
 
-.PHONY: all build build-tests test unit-test domain-test check format demo bench clean
+.PHONY: all build build-tests test unit-test domain-test check format demo bench bench-cpu clean
 
 all: build
 
@@ -51,6 +51,12 @@ bench: build
 	@scripts/install-packages demo test
 	@scripts/guests linux
 	@scripts/bench
+
+# The CPU engine against QEMU's TCG, its own interpreter and the host.
+bench-cpu: build
+	@scripts/install-packages demo test bench
+	@scripts/guests bench
+	@scripts/bench-cpu
 
 clean:
 	rm -rf .build
