@@ -61,17 +61,29 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
         _ linear: UInt64, _ intent: Intent
     ) throws(Fault) -> (physical: UInt64, isWritable: Bool, isLarge: Bool) {
         if self.pointee.cr0 & 1 << 31 == 0 { return (linear & 0xFFFF_FFFF, true, false) }
-        if self.pointee.cr4 & 0x20 == 0 { return try walk32(linear, intent) }
+        if self.pointee.cr4 & 0x20 == 0 {
+            while true { if let found = try walk32(linear, intent) { return found } }
+        }
         var levels = 4
         var table = self.pointee.cr3 & addressBits & maximumPhysical
         if self.pointee.efer & 0x400 == 0 {
             levels = 3
             table = self.pointee.cr3 & 0xFFFF_FFE0
         }
+        while true {
+            if let found = try walk(linear, intent, levels: levels, top: table) { return found }
+        }
+    }
+
+    /// One walk through PAE or 4-level tables; nil: an entry changed before it could be marked, so walk again.
+    @inline(__always) private func walk(
+        _ linear: UInt64, _ intent: Intent, levels: Int, top: UInt64
+    ) throws(Fault) -> (physical: UInt64, isWritable: Bool, isLarge: Bool)? {
         let executeDisable = self.pointee.efer & 0x800 != 0
         var steps = (Step(address: 0, entry: 0), Step(address: 0, entry: 0), Step(address: 0, entry: 0))
         var rights = writable | user
         var forbidden: UInt64 = 0
+        var table = top
         var level = levels
         while true {
             let shift = UInt64(12 + 9 * (level - 1))
@@ -103,25 +115,36 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
             guard allows(rights, isForbidden: forbidden != 0 && executeDisable, intent) else {
                 throw pageFault(linear, intent, isPresent: true)
             }
-            markAccessed(steps.0)
-            markAccessed(steps.1)
-            markAccessed(steps.2)
             let wanted = intent.write ? accessed | dirty : accessed
-            if entry & wanted != wanted { orPhysical(address, wanted) }
+            guard markAccessed(steps.0), markAccessed(steps.1), markAccessed(steps.2),
+                mark(Step(address: address, entry: entry), wanted)
+            else { return nil }
             let physical = entry & addressBits & ~mask | linear & mask
             let writes = storeAllowed(rights, intent.mode) && (entry | wanted) & dirty != 0
             return (physical, writes, level > 1)
         }
     }
 
-    private func markAccessed(_ step: Step) {
-        if step.entry & (accessed | present) == present { orPhysical(step.address, accessed) }
+    private func markAccessed(_ step: Step) -> Bool { step.entry & present == 0 || mark(step, accessed) }
+
+    /// Sets bits of an entry in one atomic step (SDM vol. 3 §8.1.2.1). false: it no longer is what the walk saw.
+    @inline(__always) private func mark(_ step: Step, _ bits: UInt64) -> Bool {
+        if step.entry & bits == bits { return true }
+        guard let host = hostOfTable(step.address) else { return true }
+        var expected = step.entry
+        return apus_cas64(host, &expected, step.entry | bits)
+    }
+    private func mark32(_ step: Step, _ bits: UInt64) -> Bool {
+        if step.entry & bits == bits { return true }
+        guard let host = hostOfTable(step.address) else { return true }
+        var expected = UInt32(truncatingIfNeeded: step.entry)
+        return apus_cas32(host, &expected, expected | UInt32(truncatingIfNeeded: bits))
     }
 
     /// The walk of 32-bit paging, with 4 MiB pages when CR4.PSE is set.
     private func walk32(
         _ linear: UInt64, _ intent: Intent
-    ) throws(Fault) -> (physical: UInt64, isWritable: Bool, isLarge: Bool) {
+    ) throws(Fault) -> (physical: UInt64, isWritable: Bool, isLarge: Bool)? {
         let directory = self.pointee.cr3 & 0xFFFF_F000 &+ (linear &>> 22 & 0x3FF) &* 4
         let first = loadPhysical(directory, as: UInt32.self)
         let top = UInt64(first)
@@ -130,7 +153,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
         if top & large != 0, self.pointee.cr4 & 0x10 != 0 {
             guard top & 1 << 21 == 0 else { throw pageFault(linear, intent, isPresent: true, reserved: true) }
             guard allows(top, isForbidden: false, intent) else { throw pageFault(linear, intent, isPresent: true) }
-            if top & wanted != wanted { orPhysical32(directory, UInt32(wanted)) }
+            guard mark32(Step(address: directory, entry: top), wanted) else { return nil }
             let base = top & 0xFFC0_0000 | (top &>> 13 & 0xFF) &<< 32
             let writes = storeAllowed(top, intent.mode) && (top | wanted) & dirty != 0
             return (base | linear & 0x3F_FFFF, writes, true)
@@ -140,8 +163,9 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
         guard entry & present != 0 else { throw pageFault(linear, intent, isPresent: false) }
         let rights = top & entry
         guard allows(rights, isForbidden: false, intent) else { throw pageFault(linear, intent, isPresent: true) }
-        if top & accessed == 0 { orPhysical32(directory, UInt32(accessed)) }
-        if entry & wanted != wanted { orPhysical32(address, UInt32(wanted)) }
+        guard mark32(Step(address: directory, entry: top), accessed),
+            mark32(Step(address: address, entry: entry), wanted)
+        else { return nil }
         let writes = storeAllowed(rights, intent.mode) && (entry | wanted) & dirty != 0
         return (entry & 0xFFFF_F000 | linear & 0xFFF, writes, false)
     }
@@ -287,15 +311,6 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
         return region.pointee.host.loadUnaligned(fromByteOffset: offset, as: T.self)
     }
 
-    /// Sets bits of a page table entry.
-    private func orPhysical(_ physical: UInt64, _ bits: UInt64) {
-        guard let host = hostOfTable(physical) else { return }
-        _ = apus_atomic_or64(host, bits)
-    }
-    private func orPhysical32(_ physical: UInt64, _ bits: UInt32) {
-        guard let host = hostOfTable(physical) else { return }
-        _ = apus_atomic_or32(host, bits)
-    }
     private func hostOfTable(_ physical: UInt64) -> UnsafeMutableRawPointer? {
         guard let region = engine.pointee.region(physical), region.pointee.isWritable else { return nil }
         return region.pointee.host + Int(truncatingIfNeeded: physical &- region.pointee.start)

@@ -147,15 +147,6 @@ APUS_INLINE uint64_t apus_div64(uint64_t high, uint64_t low, uint64_t by, uint64
     return quotient;
 }
 
-APUS_INLINE uint64_t apus_atomic_or64(void *p, uint64_t bits)
-{
-    return __atomic_fetch_or((uint64_t *)p, bits, __ATOMIC_SEQ_CST);
-}
-APUS_INLINE uint32_t apus_atomic_or32(void *p, uint32_t bits)
-{
-    return __atomic_fetch_or((uint32_t *)p, bits, __ATOMIC_SEQ_CST);
-}
-
 /// CMPXCHG on host memory: `*old` gets what was there; true if `new` was stored.
 #define APUS_EXCHANGE(bits)                                                                                     \
     APUS_INLINE bool apus_cas##bits(void *p, uint##bits##_t *old, uint##bits##_t new_)                          \
