@@ -37,7 +37,7 @@ private final class Rig {
     }
 
     func drain() {
-        while let command = pages.takeCommand() { commands.append(command) }
+        while pages.withCommand({ commands.append($0) }) {}
     }
     @discardableResult func handle(_ request: Request) -> UInt64 {
         defer { drain() }

@@ -56,8 +56,11 @@ import Testing
     func commands(command: Command) throws {
         let pages = try IoreqPages.make()
         pages.send(command)
-        #expect(pages.takeCommand() == command)
-        #expect(pages.takeCommand() == nil)
+        var (found, stays): (Command?, Bool) = (nil, false)
+        let isTaken = pages.withCommand { (found, stays) = ($0, pages.hasCommands) }
+        #expect(isTaken && found == command)
+        #expect(stays, "a command stays in the ring until it has been carried out")
+        #expect(!pages.hasCommands)
     }
 
     @Test("RAM above the PCI hole begins at 4 GiB") func layout() {

@@ -72,19 +72,19 @@ extension IoreqPages {
             != word(IoreqLayout.consumed).pointee.load(ordering: .relaxed)
     }
 
-    /// Hypervisor, one thread at a time: takes the oldest command. What makes no sense is passed over.
-    public func takeCommand() -> Command? {
-        while hasCommands {
-            let consumed = word(IoreqLayout.consumed).pointee.load(ordering: .relaxed)
-            let entry = base + IoreqLayout.commands + Int(consumed % IoreqLayout.commandSlots) * IoreqLayout.commandSize
-            let kind = entry.load(as: UInt32.self)
-            let a = entry.load(fromByteOffset: 4, as: UInt32.self)
-            let b = entry.load(fromByteOffset: 8, as: UInt64.self)
-            let c = entry.load(fromByteOffset: 16, as: UInt64.self)
-            word(IoreqLayout.consumed).pointee.store(consumed &+ 1, ordering: .releasing)
-            futex(IoreqLayout.consumed).wake()
-            if let command = Command(kind, a, b, c) { return command }
-        }
-        return nil
+    /// Hypervisor, one thread at a time: carries the oldest command out, then takes it from the ring; false if
+    /// there is none. What makes no sense is passed over.
+    public func withCommand(_ carryOut: (Command) -> Void) -> Bool {
+        guard hasCommands else { return false }
+        let consumed = word(IoreqLayout.consumed).pointee.load(ordering: .relaxed)
+        let entry = base + IoreqLayout.commands + Int(consumed % IoreqLayout.commandSlots) * IoreqLayout.commandSize
+        let kind = entry.load(as: UInt32.self)
+        let a = entry.load(fromByteOffset: 4, as: UInt32.self)
+        let b = entry.load(fromByteOffset: 8, as: UInt64.self)
+        let c = entry.load(fromByteOffset: 16, as: UInt64.self)
+        if let command = Command(kind, a, b, c) { carryOut(command) }
+        word(IoreqLayout.consumed).pointee.store(consumed &+ 1, ordering: .releasing)
+        futex(IoreqLayout.consumed).wake()
+        return true
     }
 }

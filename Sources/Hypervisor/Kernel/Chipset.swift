@@ -24,6 +24,7 @@ final class Chipset: @unchecked Sendable {
         (self.pages, self.hasHPET) = (pages, hasHPET)
     }
 
+    /// Read with `lock` held, so that no chip sees time go back between two vCPUs.
     private var now: Instant { Instant(nanoseconds: pages.guestNanoseconds) }
 
     /// Runs `body` with the fabric, then calls the vCPUs that have something to do.
@@ -78,20 +79,17 @@ final class Chipset: @unchecked Sendable {
     func readPort(_ port: UInt16, _ width: Width, vcpu: Int) -> UInt64 {
         let (slot, region, base, _) = slot(port: port)
         let access = Access(region: region, offset: UInt64(port - base), width: width)
-        let now = now
         return with(vcpu) { _ in slot.read(access, at: now) }
     }
 
     func writePort(_ port: UInt16, _ width: Width, _ value: UInt64, vcpu: Int) {
         let (slot, region, base, timers) = slot(port: port)
         let access = Access(region: region, offset: UInt64(port - base), width: width)
-        let now = now
         with(vcpu, timers: timers) { _ in slot.write(value, access, at: now) }
     }
 
     /// PMTMR, wherever its port is now.
     func readPMTimer(offset: UInt16, _ width: Width, vcpu: Int) -> UInt64 {
-        let now = now
         return with(vcpu) { $0.pmTimer.read(Access(offset: UInt64(offset), width: width), at: now) }
     }
 
@@ -106,32 +104,27 @@ final class Chipset: @unchecked Sendable {
 
     func readMemory(_ address: UInt64, _ width: Width, vcpu: Int) -> UInt64 {
         let (slot, mask) = address < 0xFED0_0000 ? (fabric.ioapic, UInt64(0xFFF)) : (fabric.hpet, 0x3FF)
-        let now = now
         return with(vcpu) { _ in slot.read(Access(offset: address & mask, width: width), at: now) }
     }
 
     func writeMemory(_ address: UInt64, _ width: Width, _ value: UInt64, vcpu: Int) {
         let (slot, mask) = address < 0xFED0_0000 ? (fabric.ioapic, UInt64(0xFFF)) : (fabric.hpet, 0x3FF)
-        let now = now
         with(vcpu, timers: slot === fabric.hpet) { _ in
             slot.write(value, Access(offset: address & mask, width: width), at: now)
         }
     }
 
     func readLocal(_ offset: UInt64, _ width: Width, vcpu: Int) -> UInt64 {
-        let now = now
         return with(vcpu) { $0.locals[vcpu].read(Access(offset: offset, width: width), at: now) }
     }
 
     func writeLocal(_ offset: UInt64, _ width: Width, _ value: UInt64, vcpu: Int) {
-        let now = now
         // LVT timer, initial count and divisor are what moves a deadline.
         let timers = offset == 0x320 || offset == 0x380 || offset == 0x3E0
         with(vcpu, timers: timers) { $0.locals[vcpu].write(value, Access(offset: offset, width: width), at: now) }
     }
 
     func readMSR(_ number: UInt32, vcpu: Int) -> UInt64? {
-        let now = now
         return with(vcpu) {
             $0.apics[vcpu].advance(to: now)
             return $0.apics[vcpu].readMSR(number)
@@ -139,7 +132,6 @@ final class Chipset: @unchecked Sendable {
     }
 
     func writeMSR(_ number: UInt32, _ value: UInt64, vcpu: Int) -> Bool {
-        let now = now
         return with(vcpu, timers: true) {
             $0.apics[vcpu].advance(to: now)
             return $0.apics[vcpu].writeMSR(number, value)

@@ -140,7 +140,8 @@ final class Domain: @unchecked Sendable {
     func carryOutCommands() {
         guard pages.hasCommands else { return }
         commands.withLock { _ in
-            while let command = pages.takeCommand() { carryOut(command) }
+            // A command stays in the ring until it has been carried out: whoever finds the ring empty may go on.
+            while pages.withCommand(carryOut) {}
         }
     }
 
@@ -160,8 +161,10 @@ final class Domain: @unchecked Sendable {
     /// Lays guest-physical memory out anew while no vCPU runs.
     func changeMemory(_ body: (inout GuestMemoryLayout) -> Void) {
         guard memory.differs(body) else { return }
-        gate.exclusively { memory.change(body) }
-        for vcpu in vcpus { vcpu.send(.memoryMapChanged) }
+        gate.exclusively {
+            memory.change(body)
+            for vcpu in vcpus { vcpu.send(.memoryMapChanged) }
+        }
     }
 
     /// Guest RAM was written past the engines.
