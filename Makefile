@@ -2,7 +2,7 @@
 SWIFT_BUILD = swift build -c release
 export SWIFT_BACKTRACE = enable=no
 
-.PHONY: all build build-tests test unit-test domain-test check format demo bench bench-cpu clean
+.PHONY: all build build-tests test unit-test domain-test check format demo bench bench-cpu bench-engine clean
 
 all: build
 
@@ -57,6 +57,11 @@ bench-cpu: build
 	@scripts/install-packages demo test bench
 	@scripts/guests bench
 	@scripts/bench-cpu
+
+# Speed of the engine alone on small loops.
+bench-engine:
+	$(SWIFT_BUILD) --product engine-bench
+	.build/release/engine-bench
 
 clean:
 	rm -rf .build

@@ -44,57 +44,19 @@ extension Screen {
         }
     }
 
-    /// Four bits per pixel, one from each plane.
-    private func planarLine(_ mode: DisplayMode, _ row: ScanRow, _ pan: Int, _ line: inout [UInt32]) {
-        let scale = mode.isDoubled ? 2 : 1
+    /// Draws a line of eight-dot characters; `pixel` picks pixel `index` of the four planes' bytes.
+    @inline(__always) private func drawLine(
+        _ mode: DisplayMode, _ row: ScanRow, _ pan: Int, _ line: inout [UInt32], pixels: UInt32,
+        pixel: (_ planes: UInt32, _ index: UInt32) -> UInt32
+    ) {
+        let scale = (mode.isDoubled ? 2 : 1) * 8 / Int(pixels)
         var x = -pan * scale
         var counter = row.counter
         while x < width {
             let address = vga.state.planeAddress(counter, scan: row.first, mask: mode.addressMask)
             let planes = vga.memory.planes(address)
-            for bit in (0..<UInt32(8)).reversed() {
-                let bits = planes >> bit
-                let pixel = bits & 1 | (bits >> 7) & 2 | (bits >> 14) & 4 | (bits >> 21) & 8
-                for _ in 0..<scale {
-                    if x >= 0, x < width { line[x] = mode.colours[Int(pixel)] }
-                    x += 1
-                }
-            }
-            counter += 1
-        }
-    }
-
-    /// CGA's layout: two bits per pixel from planes 0 and 1 by turns, two more from planes 2 and 3.
-    private func interleavedLine(_ mode: DisplayMode, _ row: ScanRow, _ pan: Int, _ line: inout [UInt32]) {
-        let scale = mode.isDoubled ? 2 : 1
-        var x = -pan * scale
-        var counter = row.counter
-        while x < width {
-            let address = vga.state.planeAddress(counter, scan: row.first, mask: mode.addressMask)
-            let planes = vga.memory.planes(address)
-            for index in 0..<UInt32(8) {
-                let byte = index < 4 ? planes : planes >> 8
-                let shift = 6 - (index & 3) * 2
-                let pixel = (byte >> shift) & 3 | ((byte >> (16 + shift)) & 3) << 2
-                for _ in 0..<scale {
-                    if x >= 0, x < width { line[x] = mode.colours[Int(pixel)] }
-                    x += 1
-                }
-            }
-            counter += 1
-        }
-    }
-
-    /// A byte per pixel, plane after plane; each is two dots wide.
-    private func packedLine(_ mode: DisplayMode, _ row: ScanRow, _ pan: Int, _ line: inout [UInt32]) {
-        let scale = mode.isDoubled ? 4 : 2
-        var x = -pan * scale
-        var counter = row.counter
-        while x < width {
-            let address = vga.state.planeAddress(counter, scan: row.first, mask: mode.addressMask)
-            let planes = vga.memory.planes(address)
-            for plane in 0..<UInt32(4) {
-                let colour = mode.colours[Int((planes >> (plane * 8)) & 0xFF)]
+            for index in 0..<pixels {
+                let colour = mode.colours[Int(pixel(planes, index))]
                 for _ in 0..<scale {
                     if x >= 0, x < width { line[x] = colour }
                     x += 1
@@ -102,5 +64,27 @@ extension Screen {
             }
             counter += 1
         }
+    }
+
+    /// Four bits per pixel, one from each plane, the leftmost pixel in bit 7.
+    private func planarLine(_ mode: DisplayMode, _ row: ScanRow, _ pan: Int, _ line: inout [UInt32]) {
+        drawLine(mode, row, pan, &line, pixels: 8) { planes, index in
+            let bits = planes >> (7 - index)
+            return bits & 1 | (bits >> 7) & 2 | (bits >> 14) & 4 | (bits >> 21) & 8
+        }
+    }
+
+    /// CGA's layout: two bits per pixel from planes 0 and 1 by turns, two more from planes 2 and 3.
+    private func interleavedLine(_ mode: DisplayMode, _ row: ScanRow, _ pan: Int, _ line: inout [UInt32]) {
+        drawLine(mode, row, pan, &line, pixels: 8) { planes, index in
+            let byte = index < 4 ? planes : planes >> 8
+            let shift = 6 - (index & 3) * 2
+            return (byte >> shift) & 3 | ((byte >> (16 + shift)) & 3) << 2
+        }
+    }
+
+    /// A byte per pixel, plane after plane; each is two dots wide.
+    private func packedLine(_ mode: DisplayMode, _ row: ScanRow, _ pan: Int, _ line: inout [UInt32]) {
+        drawLine(mode, row, pan, &line, pixels: 4) { planes, index in (planes >> (index * 8)) & 0xFF }
     }
 }

@@ -140,7 +140,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
     }
 
     /// 1 for the byte forms, else 2 or 4.
-    @inline(__always) private func portSize(_ insn: Insn) -> UInt8 {
+    @inline(__always) fileprivate func portSize(_ insn: Insn) -> UInt8 {
         insn.pointee.opcode & 1 == 0 ? 1 : min(insn.pointee.op_size, 4)
     }
 }
@@ -151,32 +151,28 @@ func portHandler(_ insn: UnsafeMutablePointer<apus_insn>) -> apus_handler? {
     case 0xE4, 0xE5:
         return { cpu, insn in
             attempt { () throws(Fault) in
-                let bytes: UInt8 = insn.pointee.opcode == 0xE4 ? 1 : min(insn.pointee.op_size, 4)
-                try cpu.portIn(UInt16(insn.pointee.imm & 0xFF), bytes)
+                try cpu.portIn(UInt16(insn.pointee.imm & 0xFF), cpu.portSize(insn))
                 return Status.next
             }
         }
     case 0xEC, 0xED:
         return { cpu, insn in
             attempt { () throws(Fault) in
-                let bytes: UInt8 = insn.pointee.opcode == 0xEC ? 1 : min(insn.pointee.op_size, 4)
-                try cpu.portIn(UInt16(truncatingIfNeeded: cpu.pointee.gpr.2), bytes)
+                try cpu.portIn(UInt16(truncatingIfNeeded: cpu.pointee.gpr.2), cpu.portSize(insn))
                 return Status.next
             }
         }
     case 0xE6, 0xE7:
         return { cpu, insn in
             attempt { () throws(Fault) in
-                let bytes: UInt8 = insn.pointee.opcode == 0xE6 ? 1 : min(insn.pointee.op_size, 4)
-                try cpu.portOut(UInt16(insn.pointee.imm & 0xFF), bytes)
+                try cpu.portOut(UInt16(insn.pointee.imm & 0xFF), cpu.portSize(insn))
                 return Status.end
             }
         }
     case 0xEE, 0xEF:
         return { cpu, insn in
             attempt { () throws(Fault) in
-                let bytes: UInt8 = insn.pointee.opcode == 0xEE ? 1 : min(insn.pointee.op_size, 4)
-                try cpu.portOut(UInt16(truncatingIfNeeded: cpu.pointee.gpr.2), bytes)
+                try cpu.portOut(UInt16(truncatingIfNeeded: cpu.pointee.gpr.2), cpu.portSize(insn))
                 return Status.end
             }
         }
