@@ -32,7 +32,13 @@ import Testing
             (["pause", "nosuch"], 1), (["shutdown", "nosuch"], 1), (["vcpu-list", "nosuch"], 1),
             (["vncviewer", "nosuch"], 1), (["console", "nosuch"], 1), (["create", "/nosuch.cfg"], 3),
             (["create", "-q", "/nosuch.cfg"], 3), (["create", "--nosuch"], 2), (["list", "-l"], 0), (["uptime"], 0),
-            (["info", "-n"], 0), (["dmesg"], 0),
+            (["info", "-n"], 0), (["dmesg"], 0), (["sharing"], 0), (["claims"], 0), (["cpupool-list"], 0),
+            (["sched-credit2"], 0), (["vm-list"], 0), (["top", "-b", "-i", "1"], 0), (["top", "-z"], 2),
+            (["block-list", "Domain-0"], 0), (["network-list", "Domain-0"], 0), (["block-list"], 2),
+            (["mem-set", "nosuch", "128"], 1), (["mem-set", "x"], 2), (["vcpu-set", "nosuch", "1"], 1),
+            (["vcpu-pin", "nosuch", "0", "all"], 1), (["sysrq", "nosuch", "h"], 1), (["reboot"], 1),
+            (["block-attach", "nosuch", "x"], 1), (["block-detach", "nosuch", "xvda"], 1), (["stats", "nosuch"], 1),
+            (["dump-core", "nosuch", "/tmp/x"], 1), (["debug-keys", "q"], 0), (["config-update", "nosuch"], 1),
         ] as [([String], Int32)])
     func codes(arguments: [String], code: Int32) throws {
         let path = "/tmp/apus-test-\(UUID().uuidString.prefix(8))"
@@ -112,6 +118,105 @@ import Testing
         let result = try xl("create", "-q", file)
         #expect(result.code == 3)
         #expect(result.errors.contains("type='pv' is not supported yet"))
+    }
+
+    @Test(
+        "what commands say is what xl of Xen says",
+        arguments: [
+            (["list", "nosuch"], "nosuch is an invalid domain identifier (rc=-6)\n"),
+            (["list", "77"], "Error: Domain '77' does not exist.\n"),
+            (["domid", "nosuch"], "Can't get domid of domain name 'nosuch', maybe this domain does not exist.\n"),
+            (["shutdown", "nosuch"], "nosuch is an invalid domain identifier (rc=-6)\n"),
+            (["mem-set", "nosuch", "128"], "nosuch is an invalid domain identifier (rc=-6)\n"),
+            (["shutdown"], "You must specify -a or a domain id.\n\n"),
+            (["destroy"], "'xl destroy' requires at least 1 argument.\n\n"),
+            (["console"], "'xl console' requires at least 1 argument.\n\n"),
+            (["nosuchcmd"], "command not implemented\n"),
+        ] as [([String], String)])
+    func sentences(arguments: [String], sentence: String) throws {
+        final class Lines { var errors = "" }
+        let path = "/tmp/apus-test-\(UUID().uuidString.prefix(8))"
+        defer { try? FileManager.default.removeItem(atPath: path) }
+        let lines = Lines()
+        let session = Session(
+            run: try RunDirectory(path), programs: "/nonexistent", environment: [:], print: { _ in },
+            complain: { lines.errors += $0 + "\n" })
+        _ = XL.main(arguments, session)
+        #expect(lines.errors == sentence)
+    }
+
+    @Test("tables of the host alone are Xen's but for its figures")
+    func tables() throws {
+        let digits = { (text: String) in text.replacing(/\ +[0-9.]+/, with: " 0") }
+        #expect(
+            digits(try xl("sched-credit2").output)
+                == digits(
+                    "Cpupool Pool-0: ratelimit=1000us\nName                                ID Weight  Cap\n"
+                        + "Domain-0                             0    256    0\n"))
+        #expect(
+            digits(try xl("sharing").output)
+                == digits(
+                    "Name                                        ID   Mem Shared\n"
+                        + "Domain-0                                     0  1536      0\n"))
+        #expect(
+            digits(try xl("cpupool-list").output)
+                == digits(
+                    "Name               CPUs   Sched     Active   Domain count\n"
+                        + "Pool-0               2   credit2       y          1\n"))
+        #expect(
+            try xl("block-list", "Domain-0").output
+                == "Vdev  BE  handle state evt-ch ring-ref BE-path                       \n")
+        #expect(
+            try xl("network-list", "Domain-0").output
+                == "Idx BE Mac Addr.         handle state evt-ch   tx-/rx-ring-ref BE-path                       \n")
+        let top = try xl("top", "-b", "-i", "1").output.split(separator: "\n").map(String.init)
+        #expect(top.count == 2)
+        let theirs =
+            "  Domain-0 -----r        406    0.0    1572864   37.5    1572864      37.5     1    0        0"
+            + "        0    0        0        0        0          0          0    0"
+        #expect(top[1].prefix(17) == theirs.prefix(17))
+        #expect(top[1].count == theirs.count + 11)
+    }
+
+    @Test("every command has help, and every listed option is understood")
+    func helps() throws {
+        for command in XL.commands {
+            let result = try xl("help", command.name)
+            #expect(result.code == 0)
+            #expect(result.output.hasPrefix("Usage: xl [-vftTN] \(command.name) "))
+            #expect(try xl(command.name, "-h").output == result.output)
+            for entry in command.options {
+                for word in entry.option.split(whereSeparator: { ",= ".contains($0) }) where word.hasPrefix("-") {
+                    let name = String(word.drop { $0 == "-" })
+                    let known = command.specifications.contains {
+                        word.hasPrefix("--") ? $0.long == name : $0.short == name.first
+                    }
+                    #expect(known, "\(command.name) \(word)")
+                }
+            }
+        }
+        #expect(XL.commands.count == Set(XL.commands.map(\.name)).count)
+    }
+
+    @Test(
+        "amounts of memory",
+        arguments: [
+            ("128", 131072), ("128m", 131072), ("1g", 1_048_576), ("2048k", 2048),
+            ("1048576b", 1024), ("1t", 1 << 30),
+        ])
+    func amounts(text: String, kibibytes: Int) {
+        #expect(memoryKiB(text) == kibibytes)
+        for wrong in ["", "m", "12x", "-1", "1.5g"] { #expect(memoryKiB(wrong) == nil) }
+    }
+
+    @Test("sets of processors")
+    func sets() {
+        #expect(processorSet("all", count: 4) == [0, 1, 2, 3])
+        #expect(processorSet("0-2,^1", count: 4) == [0, 2])
+        #expect(processorSet("3,9", count: 4) == [3])
+        for wrong in ["", "a", "3-1", "1-", "^"] { #expect(processorSet(wrong, count: 4) == nil) }
+        #expect(processorList([0, 1, 2, 5], count: 8) == "0-2,5")
+        #expect(processorList([0, 1], count: 2) == "all")
     }
 
     @Test("options: grouped, long, abbreviated, behind operands")

@@ -6,6 +6,7 @@
 import Foundation
 import Glibc
 import Testing
+import XenStoreClient
 
 final class Workbench {
     struct Result {
@@ -25,7 +26,12 @@ final class Workbench {
         let xl = URL(fileURLWithPath: CommandLine.arguments[0]).deletingLastPathComponent().appendingPathComponent("xl")
         let beside = URL(fileURLWithPath: own).deletingLastPathComponent().appendingPathComponent("xl")
         let built = [xl, beside].first { files.isExecutableFile(atPath: $0.path) }
-        try files.copyItem(at: try #require(built), to: URL(fileURLWithPath: path + "/bin/xl"))
+        let program = try #require(built)
+        try files.copyItem(at: program, to: URL(fileURLWithPath: path + "/bin/xl"))
+        let store = program.deletingLastPathComponent().appendingPathComponent("xenstored")
+        if files.isExecutableFile(atPath: store.path) {
+            try files.copyItem(at: store, to: URL(fileURLWithPath: path + "/bin/xenstored"))
+        }
         let fake = fixtures.appendingPathComponent("programs/fake.pl")
         for name in ["hypervisor", "device-model"] {
             let copy = URL(fileURLWithPath: "\(path)/bin/\(name)")
@@ -34,6 +40,7 @@ final class Workbench {
         }
         var variables = ProcessInfo.processInfo.environment
         variables["APUS_RUN_DIR"] = path + "/run"
+        variables["APUS_DEVICE_TIMEOUT"] = "1"
         environment = variables
         #expect(files.createFile(atPath: path + "/disk.img", contents: Data(count: 4096)))
         #expect(files.createFile(atPath: path + "/cd.iso", contents: Data(count: 4096)))
@@ -58,6 +65,24 @@ final class Workbench {
         try text.write(toFile: "\(path)/\(name)", atomically: true, encoding: .utf8)
     }
 
+    /// Starts the real xenstored where commands look for it; a connection as Domain-0.
+    func startStore() throws -> StoreClient {
+        let socket = path + "/run/xenstored/socket"
+        if let store = try? StoreSocket(path: socket) { return StoreClient(store) }
+        try FileManager.default.createDirectory(
+            atPath: path + "/run/xenstored", withIntermediateDirectories: true, attributes: [.posixPermissions: 0o700])
+        let process = Process()
+        process.executableURL = URL(fileURLWithPath: path + "/bin/xenstored")
+        process.arguments = ["--socket", socket]
+        process.environment = environment
+        try process.run()
+        for _ in 0..<500 {
+            if let store = try? StoreSocket(path: socket) { return StoreClient(store) }
+            Thread.sleep(forTimeInterval: 0.01)
+        }
+        throw StoreFailure.disconnected
+    }
+
     /// Makes a stand-in go wrong from now on; nil: right again.
     func misbehave(_ program: String, _ how: String?) throws {
         let file = "bin/mode-\(program)"
@@ -66,6 +91,10 @@ final class Workbench {
     }
 
     @discardableResult func xl(_ arguments: String..., input: String? = nil) throws -> Result {
+        try xlWith(arguments, input: input)
+    }
+
+    func xlWith(_ arguments: [String], input: String? = nil) throws -> Result {
         let process = Process()
         process.executableURL = URL(fileURLWithPath: path + "/bin/xl")
         process.arguments = arguments

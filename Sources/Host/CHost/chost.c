@@ -1,5 +1,6 @@
 #define _GNU_SOURCE
 #include "chost.h"
+#include <sched.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/audit.h>
@@ -127,3 +128,17 @@ int chost_open_terminal(char *path, size_t size) {
 }
 
 void chost_name_thread(const char *name) { prctl(PR_SET_NAME, (unsigned long)name, 0, 0, 0); }
+
+int chost_affinity(int thread, unsigned char *bits, size_t size, int set) {
+    cpu_set_t cpus;
+    CPU_ZERO(&cpus);
+    if (set)
+        for (size_t cpu = 0; cpu < size * 8 && cpu < CPU_SETSIZE; cpu++)
+            if (bits[cpu / 8] >> (cpu % 8) & 1) CPU_SET(cpu, &cpus);
+    if ((set ? sched_setaffinity(thread, sizeof cpus, &cpus) : sched_getaffinity(thread, sizeof cpus, &cpus)) != 0)
+        return -errno;
+    if (!set)
+        for (size_t cpu = 0; cpu < size * 8 && cpu < CPU_SETSIZE; cpu++)
+            if (CPU_ISSET(cpu, &cpus)) bits[cpu / 8] |= (unsigned char)(1 << (cpu % 8));
+    return 0;
+}

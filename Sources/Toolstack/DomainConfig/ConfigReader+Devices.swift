@@ -173,7 +173,7 @@ public struct NetworkSpecification: Sendable {
         "netdev", "trusted", "forwarddev", "accel",
     ]
 
-    init(_ text: String) throws(DiskError) {
+    public init(_ text: String) throws(DiskError) {
         for part in text.split(separator: ",").map(\.trimmed) where !part.isEmpty {
             let halves = part.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false)
             let name = String(halves[0].trimmed)

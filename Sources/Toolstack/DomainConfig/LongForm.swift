@@ -16,7 +16,9 @@ public struct LongForm {
 
     public var json: PrettyJSON {
         var members: [(String, PrettyJSON)] = [("c_info", creation), ("b_info", build)]
-        if !config.disks.isEmpty { members.append(("disks", .array(config.disks.map(disk)))) }
+        if !config.disks.isEmpty {
+            members.append(("disks", .array(config.disks.map { Self.disk($0, running: running) })))
+        }
         let interfaces = DomainConfig.read(file).interfaces
         if !interfaces.isEmpty {
             members.append(("nics", .array(interfaces.enumerated().map { interface($0.element, number: $0.offset) })))
@@ -52,15 +54,16 @@ public struct LongForm {
         }
         members.append(("max_memkb", .number(config.maxmem * 1024)))
         members.append(("target_memkb", .number(config.memory * 1024)))
-        if running && config.kind == .hvm {
-            members.append(("video_memkb", .number(config.display.videoMemory * 1024)))
+        if running {
+            let video = config.kind == .hvm ? config.display.videoMemory * 1024 : 0
+            members.append(("video_memkb", .number(video)))
         }
         if config.rtcOffset != 0, file["rtc_timeoffset"] != nil {
             members.append(("rtc_timeoffset", .number(config.rtcOffset)))
         }
         if let value = flag("localtime") { members.append(("localtime", value)) }
         if file["device_model_version"] != nil { members.append(("device_model_version", .string("qemu_xen"))) }
-        members.append(("sched_params", .object([])))
+        members.append(("sched_params", .object(running ? Self.scheduling : [])))
         members.append(("claim_mode", .flag(true)))
         if let kernel = config.kernel { members.append(("kernel", .string(kernel))) }
         if let line = config.commandLine { members.append(("cmdline", .string(line))) }
@@ -69,8 +72,13 @@ public struct LongForm {
         if let value = flag("apic") { members.append(("apic", value)) }
         members.append(("type.\(config.kind.rawValue)", config.kind == .hvm ? machine : .object([])))
         members.append(("arch_arm", .object([])))
-        members.append(("arch_x86", .object([])))
+        members.append(("arch_x86", .object(running ? [("msr_relaxed", .flag(false))] : [])))
         return .object(members)
+    }
+
+    /// What every running domain has.
+    public static var scheduling: [(key: String, value: PrettyJSON)] {
+        [("sched", .string("credit2")), ("weight", .number(256)), ("cap", .number(0))]
     }
 
     private var machine: PrettyJSON {
@@ -116,7 +124,7 @@ public struct LongForm {
         return .object([("devid", .number(0)), ("vnc", .object(vnc)), ("sdl", .object([]))])
     }
 
-    private func disk(_ disk: DomainConfig.Disk) -> PrettyJSON {
+    public static func disk(_ disk: DomainConfig.Disk, running: Bool) -> PrettyJSON {
         var members: [(String, PrettyJSON)] = []
         if !disk.target.isEmpty { members.append(("pdev_path", .string(disk.target))) }
         members.append(("vdev", .string(disk.vdev)))
@@ -124,6 +132,7 @@ public struct LongForm {
         if disk.cdrom { members.append(("removable", .number(1))) }
         if disk.readWrite { members.append(("readwrite", .number(1))) }
         if disk.cdrom { members.append(("is_cdrom", .number(1))) }
+        if running { members.append(("colo_restore_enable", .flag(false))) }
         return .object(members)
     }
 
@@ -134,6 +143,7 @@ public struct LongForm {
             guard let value = interface.parameters.last(where: { $0.name == name })?.value else { continue }
             members.append((name == "vifname" ? "ifname" : name, .string(value)))
         }
+        if running { members.append(("nictype", .string(config.kind == .hvm ? "vif_ioemu" : "vif"))) }
         return .object(members)
     }
 

@@ -3,6 +3,8 @@
 // Modelled: writing only; reading is Codable's work.
 // Quirks: switches of libxl are the strings "True" and "False".
 
+internal import Foundation
+
 /// A JSON value whose objects keep their order.
 public indirect enum PrettyJSON: Sendable {
     case object([(key: String, value: PrettyJSON)])
@@ -15,6 +17,43 @@ public indirect enum PrettyJSON: Sendable {
 
     /// A switch of libxl.
     public static func flag(_ value: Bool) -> PrettyJSON { .string(value ? "True" : "False") }
+
+    /// From text, objects sorted by name; nil if it is no JSON.
+    public init?(_ text: String) {
+        guard let value = try? JSONSerialization.jsonObject(with: Data(text.utf8), options: .fragmentsAllowed) else {
+            return nil
+        }
+        self.init(value)
+    }
+
+    private init(_ value: Any) {
+        switch value {
+        case let object as [String: Any]:
+            self = .object(object.sorted { $0.key < $1.key }.map { ($0.key, PrettyJSON($0.value)) })
+        case let array as [Any]: self = .array(array.map { PrettyJSON($0) })
+        case let string as String: self = .string(string)
+        case let number as NSNumber where String(describing: number) == "true": self = .bool(true)
+        case let number as NSNumber where String(describing: number) == "false": self = .bool(false)
+        case let number as NSNumber where number.doubleValue == number.doubleValue.rounded():
+            self = .number(Int(exactly: number.doubleValue) ?? 0)
+        case let number as NSNumber: self = .decimal(number.doubleValue)
+        default: self = .null
+        }
+    }
+
+    /// Every value that is no object or list, with its place: "vcpus[0].state".
+    public var leaves: [(path: String, text: String)] {
+        func all(_ prefix: String, _ value: PrettyJSON) -> [(path: String, text: String)] {
+            switch value {
+            case .object(let members):
+                members.flatMap { all(prefix.isEmpty ? $0.key : "\(prefix).\($0.key)", $0.value) }
+            case .array(let elements): elements.enumerated().flatMap { all("\(prefix)[\($0.offset)]", $0.element) }
+            case .string(let string): [(prefix, string)]
+            default: [(prefix, value.text)]
+            }
+        }
+        return all("", self)
+    }
 
     public var text: String {
         var text = ""

@@ -21,6 +21,8 @@ public struct ControlReply: Codable, Equatable, Sendable {
     public struct Processor: Codable, Equatable, Sendable {
         public var cpuSeconds: Double?
         public var state: String?
+        /// false while the guest has switched it off.
+        public var online: Bool?
     }
     public struct Address: Codable, Equatable, Sendable {
         public var address: String?
@@ -36,6 +38,24 @@ public struct ControlReply: Codable, Equatable, Sendable {
     public var instructions: Double?
     public var vnc: Address?
     public var console: String?
+    /// A virtual device and what it has done (back ends).
+    public struct Device: Codable, Equatable, Sendable {
+        public var kind: String?
+        public var number: Int?
+        /// Requests that waited for a free slot.
+        public var waits: Int?
+        public var reads: Int?
+        public var writes: Int?
+        public var readSectors: Int?
+        public var writtenSectors: Int?
+        public var sentBytes: Int?
+        public var receivedBytes: Int?
+    }
+    public var devices: [Device]?
+    /// How often vCPUs left guest code.
+    public var exits: Int?
+    /// How the domain ended (monitor).
+    public var reason: String?
     public init(ok: Bool? = nil, error: String? = nil) { (self.ok, self.error) = (ok, error) }
 }
 

@@ -35,6 +35,7 @@ public struct DomainDirectory: Equatable, Sendable {
     public var control: String { path + "/control.sock" }
     public var deviceModel: String { path + "/device-model.sock" }
     public var monitor: String { path + "/monitor.sock" }
+    public var backend: String { path + "/backend.sock" }
     public var console: String { path + "/console" }
     public var vnc: String { path + "/vnc" }
     public var lock: String { path + "/lock" }

@@ -85,7 +85,7 @@ public struct DomainStarter: Sendable {
             throw refuse("there is a domain with the UUID \(config.uuid) already")
         }
         var problems = missingFiles(config)
-        problems += sharedDisks(config, living)
+        problems += sharedDisks(config.disks, living)
         let total = HostFigures.read().totalMemory
         if config.maxmem > total {
             problems.append("memory: the domain wants \(config.maxmem) MiB and the host has \(total) MiB")
@@ -122,7 +122,7 @@ public struct DomainStarter: Sendable {
     }
 
     /// Images that another domain uses, if either of the two may write.
-    private func sharedDisks(_ config: DomainConfig, _ living: [DomainRecord]) -> [String] {
+    func sharedDisks(_ disks: [DomainConfig.Disk], _ living: [DomainRecord]) -> [String] {
         func identity(_ disk: DomainConfig.Disk) -> [UInt64]? {
             guard disk.format != .empty, let status = try? HostFile.status(disk.target) else { return nil }
             return [status.device, status.inode]
@@ -132,7 +132,7 @@ public struct DomainStarter: Sendable {
             guard let other = try? run.directory(of: record.domid).readConfig() else { continue }
             for theirs in other.disks {
                 guard let taken = identity(theirs) else { continue }
-                for ours in config.disks where (ours.readWrite || theirs.readWrite) && identity(ours) == taken {
+                for ours in disks where (ours.readWrite || theirs.readWrite) && identity(ours) == taken {
                     problems.append("disk \(ours.vdev): \(ours.target) is in use by domain \(record.name)")
                 }
             }

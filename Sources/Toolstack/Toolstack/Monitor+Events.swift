@@ -97,16 +97,23 @@ extension Monitor {
     func logEnd() {
         updateRecord()
         guard failure == nil || record.state != .building else { return }
-        let codes = ["poweroff": 0, "reboot": 1, "suspend": 2, "crash": 3, "watchdog": 4, "soft-reset": 5]
         let reason = reason ?? "crash"
         self.reason = reason
-        let code = codes[reason].map { ", reason code \($0)" } ?? ""
+        let code = ShutdownReason(rawValue: reason).map { ", reason code \($0.code)" } ?? ""
         Self.log("domain \(record.domid) has ended: \(reason)\(code)")
+        tellWaiters(reason)
         guard reason == "crash" else { return }
         for program in ["hypervisor", "device-model"] {
             let tail = String(decoding: HostFile.tail(directory.log(of: program), limit: 2048), as: UTF8.self)
             for line in tail.split(separator: "\n").suffix(10) { Self.log("  \(program): \(line)") }
         }
+    }
+
+    private func tellWaiters(_ reason: String) {
+        let answer = "{\"ok\":true,\"reason\":\"\(reason)\"}"
+        endAnswer = answer
+        for waiter in waiters { waiter(answer) }
+        waiters = []
     }
 
     /// What the config says is to be done about the end.

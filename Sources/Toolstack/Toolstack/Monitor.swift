@@ -30,6 +30,10 @@ public final class Monitor {
     var deadline: UInt64?
     private var destroyers: [(String) -> Void] = []
     var destroyed = false
+    /// Those who want to know how the domain ends.
+    var waiters: [(String) -> Void] = []
+    /// The answer for them, once it has ended.
+    var endAnswer: String?
 
     /// Serves until the domain is gone for good. The exit code of the process.
     public static func main(directory path: String, paused: Bool, programs: String) -> Int32 {
@@ -107,7 +111,7 @@ public final class Monitor {
 
     /// One life of the domain: from the start of its processes until the end of the last one.
     private func runDomain(paused: Bool) {
-        (phase, failure, reason, members) = (.starting, nil, nil, [])
+        (phase, failure, reason, members, endAnswer) = (.starting, nil, nil, [], nil)
         do {
             // 120 seconds: a host under heavy load may need many to set up; for ever would hide a hang.
             deadline = monotonicNanoseconds() + 120_000_000_000
@@ -187,8 +191,9 @@ public final class Monitor {
         case "destroy":
             destroyers.append(answer)
             destroy()
+        case "wait": if let known = endAnswer { answer(known) } else { waiters.append(answer) }
         case "status": answer(#"{"ok":true}"#)
-        default: answer(#"{"error":"the monitor knows destroy and status only"}"#)
+        default: answer(#"{"error":"the monitor knows destroy, wait and status only"}"#)
         }
     }
 

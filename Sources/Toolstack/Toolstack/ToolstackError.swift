@@ -9,7 +9,9 @@ public struct ToolstackError: Error, Equatable, Sendable {
     public var exitCode: Int32
     /// The last lines of the log of what failed.
     public var log: [String]
-    public init(_ message: String, exitCode: Int32 = 1, log: [String] = []) {
-        (self.message, self.exitCode, self.log) = (message, exitCode, log)
+    /// What programs look for word by word: printed without the command's name in front.
+    public var isVerbatim: Bool
+    public init(_ message: String, exitCode: Int32 = 1, log: [String] = [], isVerbatim: Bool = false) {
+        (self.message, self.exitCode, self.log, self.isVerbatim) = (message, exitCode, log, isVerbatim)
     }
 }

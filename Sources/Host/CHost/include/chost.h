@@ -50,4 +50,6 @@ int chost_open_terminal(char *path, size_t size);
 void chost_cpuid(unsigned leaf, unsigned subleaf, unsigned *registers);
 /// Names the calling thread, at most 15 bytes.
 void chost_name_thread(const char *name);
+/// Gets or sets the processors a thread may run on, one bit each. 0 or -errno.
+int chost_affinity(int thread, unsigned char *bits, size_t size, int set);
 #endif

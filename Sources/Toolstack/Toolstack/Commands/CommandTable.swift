@@ -28,8 +28,10 @@ struct Command: Sendable {
 
 public enum XL {
     static let commands: [Command] = [
-        .create, .list, .destroy, .shutdown, .reboot, .pause, .unpause, .console, .vncviewer, .cdInsert, .cdEject,
-        .buttonPress, .vcpuList, .info, .domid, .domname, .rename, .trigger, .dmesg, .uptime,
+        .create, .configUpdate, .list, .destroy, .shutdown, .reboot, .pause, .unpause, .console, .vncviewer, .dumpCore,
+        .cdInsert, .cdEject, .memMax, .memSet, .buttonPress, .vcpuList, .vcpuPin, .vcpuSet, .vmList, .info, .sharing,
+        .schedCredit2, .domid, .domname, .rename, .trigger, .sysrq, .debugKeys, .dmesg, .top, .stats, .networkAttach,
+        .networkList, .networkDetach, .blockAttach, .blockList, .blockDetach, .uptime, .claims, .cpupoolList,
     ]
 
     /// Runs `xl ARGUMENTS`; the exit code.
@@ -56,7 +58,7 @@ public enum XL {
         }
         if name == "help" { return help(rest.first, session) }
         guard let command = find(name) else {
-            session.complain("xl: there is no command `\(name)' (try `xl help')")
+            session.complain("command not implemented")
             return 1
         }
         return run(command, Array(rest), session)
@@ -79,16 +81,19 @@ public enum XL {
             let count = options.operands.count
             if count < command.leastOperands || count > command.mostOperands {
                 let wanted = command.leastOperands
-                let words = wanted == 1 ? "one argument" : "\(wanted) arguments"
+                let words = "\(wanted) argument\(wanted == 1 ? "" : "s")"
                 session.complain(
-                    count < wanted ? "`xl \(command.name)' needs at least \(words)" : "too many arguments")
+                    count < wanted ? "'xl \(command.name)' requires at least \(words).\n" : "too many arguments")
                 session.print(command.help)
                 return 2
             }
             return try command.run(session, options)
         } catch {
             if !error.message.isEmpty {
-                for line in error.message.split(separator: "\n") { session.complain("xl \(command.name): \(line)") }
+                let prefix = error.isVerbatim ? "" : "xl \(command.name): "
+                for line in error.message.split(separator: "\n", omittingEmptySubsequences: !error.isVerbatim) {
+                    session.complain("\(prefix)\(line)")
+                }
             }
             for line in error.log { session.complain("    | \(line)") }
             return error.exitCode
@@ -115,8 +120,7 @@ extension Session {
     /// The domain that the user means, or the error xl gives.
     func domain(_ text: String) throws(ToolstackError) -> DomainRecord {
         guard let record = run.find(text) else {
-            if Int(text) != nil { throw ToolstackError("there is no domain \(text)") }
-            throw ToolstackError("`\(text)' is no domain's name or number")
+            throw ToolstackError("\(text) is an invalid domain identifier (rc=-6)", isVerbatim: true)
         }
         return record
     }

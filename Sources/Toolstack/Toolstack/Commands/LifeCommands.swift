@@ -1,7 +1,7 @@
-// xl destroy, shutdown, reboot, pause, unpause, rename, trigger, button-press, cd-insert, cd-eject.
+// xl destroy, pause, unpause, rename, cd-insert, cd-eject.
 // Source: xl(1); exit codes captured on Xen 4.17.7.
-// Modelled: all options. Not modelled: triggers other than power and reset.
-// Quirks: `xl shutdown` presses the power button, which Xen does only with -F and without PV drivers.
+// Modelled: all options.
+// Quirks: the monitor destroys; if it is gone, the domain is too.
 
 internal import DomainConfig
 internal import Foundation
@@ -30,18 +30,11 @@ extension Session {
         return true
     }
 
-    /// Waits until the domain is gone or has ended and is kept.
-    func waitForEnd(_ record: DomainRecord) {
-        while let now = run.domains().first(where: { $0.domid == record.domid }), now.state != .shutdown {
-            Thread.sleep(forTimeInterval: 0.2)
-        }
-    }
-
     /// Those that -a or the operands mean.
     func targets(_ options: Options) throws(ToolstackError) -> [DomainRecord] {
         if options.has("all") { return run.domains().filter { $0.state == .running } }
         guard let name = options.operands.first else {
-            throw ToolstackError("say which domain, or -a for all of them", exitCode: 1)
+            throw ToolstackError("You must specify -a or a domain id.\n", isVerbatim: true)
         }
         return [try guest(name)]
     }
@@ -72,43 +65,6 @@ extension Command {
                     if session.isAlive(record) { throw error }
                 }
             }
-            return 0
-        })
-
-    static let shutdown = Command(
-        name: "shutdown", summary: "Ask a domain to shut itself down", usage: "[options] -a|DOMAIN",
-        options: [
-            ("-a, --all", "all domains"), ("-w, --wait", "wait until they have shut down"),
-            ("-F", "accepted for xl's sake: the ACPI power button is used anyway"),
-        ], specifications: [.init("a", "all"), .init("w", "wait"), .init("F")],
-        run: { session, options throws(ToolstackError) in
-            let records = try session.targets(options)
-            for record in records {
-                session.complain("Shutting down domain \(record.domid)")
-                _ = try Control.ask(session.deviceModel(record), ControlRequest("powerButton"))
-            }
-            guard options.has("wait") else { return 0 }
-            session.print("Waiting for \(records.count) domain\(records.count == 1 ? "" : "s")\n")
-            for record in records {
-                session.waitForEnd(record)
-                session.print("Domain \(record.domid) has been shut down\n")
-            }
-            return 0
-        })
-
-    static let reboot = Command(
-        name: "reboot", summary: "Restart a domain", usage: "[options] -a|DOMAIN",
-        options: [
-            ("-a, --all", "all domains"), ("-w, --wait", "wait until they have ended"),
-            ("-F", "accepted for xl's sake: the reset line is used anyway"),
-        ], specifications: [.init("a", "all"), .init("w", "wait"), .init("F")],
-        run: { session, options throws(ToolstackError) in
-            let records = try session.targets(options)
-            for record in records {
-                session.complain("Rebooting domain \(record.domid)")
-                try session.reset(record)
-            }
-            if options.has("wait") { for record in records { session.waitForEnd(record) } }
             return 0
         })
 
@@ -146,33 +102,6 @@ extension Command {
             } catch {
                 throw ToolstackError("\(error)")
             }
-            return 0
-        })
-
-    static let trigger = Command(
-        name: "trigger", summary: "Send a trigger to a domain", usage: "DOMAIN power|reset [VCPU]", leastOperands: 2,
-        mostOperands: 3,
-        run: { session, options throws(ToolstackError) in
-            let record = try session.running(options.operands[0])
-            switch options.operands[1] {
-            case "power": _ = try Control.ask(session.deviceModel(record), ControlRequest("powerButton"))
-            case "reset": try session.reset(record)
-            case "nmi", "init", "sleep", "s3resume":
-                throw ToolstackError("trigger \(options.operands[1]) is not supported yet: power and reset are")
-            default: throw ToolstackError("there is no trigger `\(options.operands[1])': power and reset are known")
-            }
-            return 0
-        })
-
-    static let buttonPress = Command(
-        name: "button-press", summary: "Press a domain's power button", usage: "DOMAIN power", leastOperands: 2,
-        mostOperands: 2,
-        run: { session, options throws(ToolstackError) in
-            let record = try session.running(options.operands[0])
-            guard options.operands[1] == "power" else {
-                throw ToolstackError("there is no button `\(options.operands[1])': power is known", exitCode: 2)
-            }
-            _ = try Control.ask(session.deviceModel(record), ControlRequest("powerButton"))
             return 0
         })
 

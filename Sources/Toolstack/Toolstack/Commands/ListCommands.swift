@@ -5,6 +5,7 @@
 
 internal import DomainConfig
 internal import Foundation
+internal import Host
 
 /// A row of xl list.
 struct DomainRow {
@@ -12,11 +13,20 @@ struct DomainRow {
     var name: String
     var uuid: String
     var memory: Int
-    var processors: [(state: String, seconds: Double)]
+    var processors: [(state: String, seconds: Double, isOnline: Bool)]
     /// Six of `rbpscd`, `-` for what is not so.
     var state: String
     var seconds: Double
     var upSeconds: Double
+    /// Xen's number for how it ended, while it is kept.
+    var reason: Int?
+    /// How often its vCPUs left guest code, where that is counted.
+    var exits: Int?
+    /// The hypervisor's process.
+    var hypervisor: Int32 = 0
+
+    /// vCPUs that the guest has not switched off.
+    var onlineCount: Int { processors.count { $0.isOnline } }
 }
 
 extension Session {
@@ -29,7 +39,7 @@ extension Session {
         let zero = DomainRow(
             domid: 0, name: "Domain-0", uuid: "00000000-0000-0000-0000-000000000000",
             memory: max(0, host.totalMemory - taken),
-            processors: host.busySeconds.enumerated().map { ($0.offset == 0 ? "r--" : "-b-", $0.element) },
+            processors: host.busySeconds.enumerated().map { ($0.offset == 0 ? "r--" : "-b-", $0.element, true) },
             state: "r-----", seconds: seconds, upSeconds: host.upSeconds)
         return [zero] + guests
     }
@@ -41,12 +51,22 @@ extension Session {
             record.state == .running
             ? try? Control.ask(directory.control, ControlRequest("status"), seconds: 2) : nil
         let count = config?.vcpus ?? 1
-        var processors = (reply?.vcpus ?? []).map { (Self.flags($0.state ?? "", "rbp"), $0.cpuSeconds ?? 0) }
-        while processors.count < count { processors.append(("--p", 0)) }
-        return DomainRow(
-            domid: record.domid, name: record.name, uuid: record.uuid, memory: config?.memory ?? 0,
+        var processors = (reply?.vcpus ?? []).map { vcpu in
+            (
+                state: vcpu.online == false ? "--p" : Self.flags(vcpu.state ?? "", "rbp"),
+                seconds: vcpu.cpuSeconds ?? 0,
+                isOnline: vcpu.online != false
+            )
+        }
+        while processors.count < count { processors.append(("--p", 0, true)) }
+        let memory = reply?.memoryKiB.map { $0 / 1024 } ?? config?.memory ?? 0
+        var row = DomainRow(
+            domid: record.domid, name: record.name, uuid: record.uuid, memory: memory,
             processors: Array(processors.prefix(max(1, count))), state: Self.state(record, reply),
             seconds: reply?.cpuSeconds ?? 0, upSeconds: max(0, Date().timeIntervalSince1970 - record.created))
+        row.reason = record.state == .shutdown ? ShutdownReason(rawValue: record.reason ?? "")?.code : nil
+        (row.exits, row.hypervisor) = (reply?.exits, record.hypervisor)
+        return row
     }
 
     private static func state(_ record: DomainRecord, _ reply: ControlReply?) -> String {
@@ -70,8 +90,10 @@ extension Session {
         for name in names {
             guard let row = all.first(where: { $0.name == name }) ?? all.first(where: { String($0.domid) == name })
             else {
-                if Int(name) != nil { throw ToolstackError("there is no domain \(name)") }
-                throw ToolstackError("`\(name)' is no domain's name or number")
+                if Int(name) != nil {
+                    throw ToolstackError("Error: Domain '\(name)' does not exist.", isVerbatim: true)
+                }
+                throw ToolstackError("\(name) is an invalid domain identifier (rc=-6)", isVerbatim: true)
             }
             chosen.append(row)
         }
@@ -103,7 +125,7 @@ extension Command {
             return 0
         })
 
-    private static func table(_ rows: [DomainRow], _ options: Options) -> String {
+    static func table(_ rows: [DomainRow], _ options: Options) -> String {
         var header = "\("Name".padded(40)) \("ID".padded(-5)) \("Mem".padded(-5)) \("VCPUs".padded(-5))\tState\tTime(s)"
         if options.has("verbose") { header += "   UUID                            Reason-Code\tSecurity Label" }
         if options.has("context") && !options.has("verbose") { header += "   Security Label" }
@@ -112,9 +134,9 @@ extension Command {
         var text = header + "\n"
         for row in rows {
             text += "\(row.name.padded(40)) \(row.domid.padded(5)) \(row.memory.padded(5)) "
-            text += "\(row.processors.count.padded(5))     \(row.state)  \(tenths(row.seconds, 8))"
+            text += "\(row.onlineCount.padded(5))     \(row.state)  \(tenths(row.seconds, 8))"
             if options.has("verbose") {
-                text += " \(row.uuid) \(row.state.contains("s") ? "0".padded(-8) : "-".padded(-8)) \("-".padded(-16))"
+                text += " \(row.uuid) \((row.reason.map(String.init) ?? "-").padded(-8)) \("-".padded(-16))"
             }
             if options.has("context") && !options.has("verbose") { text += " \("-".padded(-16))" }
             if options.has("cpupool") { text += "\("Pool-0".padded(-16))" }
@@ -127,7 +149,7 @@ extension Command {
     private static func jsonRow(_ row: DomainRow) -> PrettyJSON {
         .object([
             ("name", .string(row.name)), ("domid", .number(row.domid)), ("uuid", .string(row.uuid)),
-            ("memory", .number(row.memory)), ("vcpus", .number(row.processors.count)), ("state", .string(row.state)),
+            ("memory", .number(row.memory)), ("vcpus", .number(row.onlineCount)), ("state", .string(row.state)),
             ("cpuSeconds", .decimal(row.seconds)), ("upSeconds", .decimal(row.upSeconds)),
         ])
     }
@@ -141,7 +163,7 @@ extension Command {
         }
         let build: [(String, PrettyJSON)] = [
             ("max_memkb", .number(row.memory * 1024)), ("target_memkb", .number(row.memory * 1024)),
-            ("sched_params", .object([])), ("type.pv", .object([])), ("arch_arm", .object([])),
+            ("sched_params", .object(LongForm.scheduling)), ("type.pv", .object([])), ("arch_arm", .object([])),
             ("arch_x86", .object([])),
         ]
         let creation: [(String, PrettyJSON)] = [("type", .string("pv")), ("name", .string(row.name))]
@@ -161,16 +183,29 @@ extension Command {
             session.print(
                 "\("Name".padded(32)) \("ID".padded(-5)) \("VCPU".padded(-5)) \("CPU".padded(-5)) State   "
                     + "Time(s) Affinity (Hard / Soft)\n")
+            let host = HostFigures.read().processors
             for row in try session.rows(named: options.operands) {
-                for (number, processor) in row.processors.enumerated() {
-                    let place = processor.state == "--p" ? "-" : String(number)
+                let threads = vcpuThreads(row.hypervisor)
+                for (number, vcpu) in row.processors.enumerated() {
+                    let place = processor(row, number, threads[number])
+                    let set = threads[number].map { Affinity.read($0) } ?? []
                     session.print(
                         "\(row.name.padded(32)) \(row.domid.padded(5)) \(number.padded(5)) \(place.padded(-4))   "
-                            + "\(processor.state) \(tenths(processor.seconds, 9))  all / all\n")
+                            + "\(vcpu.state) \(tenths(vcpu.seconds, 9))  \(processorList(set, count: host)) / all\n")
                 }
             }
             return 0
         })
+
+    /// The host's processor that a vCPU runs on or ran on last (field 39 of proc(5)'s stat); "-" while it is off.
+    private static func processor(_ row: DomainRow, _ number: Int, _ thread: Int32?) -> String {
+        if row.domid == 0 { return String(number) }
+        guard let thread, row.processors[number].isOnline,
+            let bytes = try? HostFile.read("/proc/\(row.hypervisor)/task/\(thread)/stat")
+        else { return row.processors[number].state == "--p" ? "-" : String(number) }
+        let fields = String(decoding: bytes, as: UTF8.self).split(separator: ")").last?.split(separator: " ") ?? []
+        return fields.count > 36 ? String(fields[36]) : "-"
+    }
 
     private static func jsonProcessors(_ row: DomainRow) -> [PrettyJSON] {
         row.processors.enumerated().map { number, processor in
@@ -225,7 +260,10 @@ extension Command {
         run: { session, options throws(ToolstackError) in
             let name = options.operands[0]
             guard let domid = name == "Domain-0" ? 0 : session.run.domains().first(where: { $0.name == name })?.domid
-            else { throw ToolstackError("there is no domain with the name `\(name)'") }
+            else {
+                throw ToolstackError(
+                    "Can't get domid of domain name '\(name)', maybe this domain does not exist.", isVerbatim: true)
+            }
             session.print("\(domid)\n")
             return 0
         })

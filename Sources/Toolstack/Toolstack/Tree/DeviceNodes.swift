@@ -25,7 +25,7 @@ public struct DeviceNodes: Equatable, Sendable {
     public var backend: String { "/local/domain/0/backend/\(backendKind)/\(domid)/\(number)" }
     public var note: String { "/libxl/\(domid)/device/\(kind)/\(number)" }
 
-    init(_ domid: Int, _ kind: String, backendKind: String? = nil, _ number: Int) {
+    public init(_ domid: Int, _ kind: String, backendKind: String? = nil, _ number: Int) {
         (self.domid, self.kind, self.backendKind, self.number) = (domid, kind, backendKind ?? kind, number)
         (frontEntries, backEntries) = (["backend-id": "0", "state": "1"], ["online": "1", "state": "1"])
         backEntries["frontend-id"] = "\(domid)"

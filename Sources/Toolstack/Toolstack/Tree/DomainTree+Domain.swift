@@ -52,7 +52,8 @@ extension DomainTree {
         megabytes * 1024 - videoMemory(config)
     }
 
-    private static func videoMemory(_ config: DomainConfig) -> Int {
+    /// KiB of `memory` that are no RAM of the guest.
+    public static func videoMemory(_ config: DomainConfig) -> Int {
         config.kind == .hvm && config.display.adapter != .none ? config.display.videoMemory * 1024 : 0
     }
 
