@@ -148,7 +148,7 @@ let package = Package(
         .testTarget(name: "DomainBuilderTests", dependencies: ["DomainBuilder"], swiftSettings: language),
         .testTarget(name: "DomainTests", swiftSettings: language),
         .testTarget(
-            name: "ToolstackTests", dependencies: ["DomainConfig", "Toolstack", "XenStore", "XenStoreClient"],
+            name: "ToolstackTests", dependencies: ["DomainConfig", "Host", "Toolstack", "XenStore", "XenStoreClient"],
             swiftSettings: language),
     ]
 )

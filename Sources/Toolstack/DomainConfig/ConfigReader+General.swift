@@ -103,7 +103,6 @@ extension ConfigReader {
             fail(position, "`\(key)' cannot be \"\(text)\": \(names) are known")
             return nil
         }
-        if text.hasPrefix("coredump") { warn(position, "\"\(text)\" writes no core file yet") }
         return action
     }
 
@@ -160,6 +159,9 @@ extension ConfigReader {
         }
         if let (ramdisk, _) = text("ramdisk") { config.ramdisk = ramdisk.isEmpty ? nil : ramdisk }
         if !line.isEmpty { config.commandLine = line.joined(separator: " ") }
+        if let (loader, _) = text("bootloader"), !loader.isEmpty { config.bootloader = loader }
+        let arguments = list("bootloader_args", strictly: false).map(\.text)
+        if !arguments.isEmpty { config.bootloaderArguments = arguments }
         guard config.kind != .hvm, isWhole else { return }
         if config.kernel == nil && file["bootloader"] == nil && file["kernel"] == nil {
             fail(whole, "a \(config.kind.rawValue) domain needs a `kernel' or a `bootloader' (is type='hvm' missing?)")

@@ -53,6 +53,9 @@ public struct DomainConfig: Codable, Equatable, Sendable {
     public var kernel: String?
     public var ramdisk: String?
     public var commandLine: String?
+    /// A program of the host that finds the kernel on the first disk, and what it is told.
+    public var bootloader: String?
+    public var bootloaderArguments: [String]?
     /// Directory of bios-256k.bin, vgabios-stdvga.bin (Debian: /usr/share/seabios).
     public var firmwareDirectory = "/usr/share/seabios"
 

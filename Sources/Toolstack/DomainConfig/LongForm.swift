@@ -65,6 +65,10 @@ public struct LongForm {
         if file["device_model_version"] != nil { members.append(("device_model_version", .string("qemu_xen"))) }
         members.append(("sched_params", .object(running ? Self.scheduling : [])))
         members.append(("claim_mode", .flag(true)))
+        if let loader = config.bootloader { members.append(("bootloader", .string(loader))) }
+        if let arguments = config.bootloaderArguments {
+            members.append(("bootloader_args", .array(arguments.map { .string($0) })))
+        }
         if let kernel = config.kernel { members.append(("kernel", .string(kernel))) }
         if let line = config.commandLine { members.append(("cmdline", .string(line))) }
         if let ramdisk = config.ramdisk { members.append(("ramdisk", .string(ramdisk))) }

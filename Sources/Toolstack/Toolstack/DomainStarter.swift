@@ -93,7 +93,9 @@ public struct DomainStarter: Sendable {
         if config.kind == .pv {
             problems.append("type='pv' is not supported yet: type='hvm' and type='pvh' are")
         }
-        if config.kind == .pvh, config.kernel == nil { problems.append("kernel: type='pvh' needs one") }
+        if config.kind == .pvh, config.kernel == nil, config.bootloader == nil {
+            problems.append("kernel: type='pvh' needs one")
+        }
         if config.disks.contains(where: { $0.format == .qcow2 }) {
             problems.append("disk: format qcow2 is not supported yet: raw is")
         }

@@ -30,6 +30,8 @@ public final class Monitor {
     var deadline: UInt64?
     private var destroyers: [(String) -> Void] = []
     var destroyed = false
+    /// The config before a boot loader has filled it in.
+    var asConfigured: DomainConfig?
     /// Those who want to know how the domain ends.
     var waiters: [(String) -> Void] = []
     /// The answer for them, once it has ended.
