@@ -71,6 +71,29 @@ import Testing
         }
     }
 
+    @Test func translatedVectorInstructionsDoWhatTheHostDoes() throws {
+        try check("translated vector", base: 9_000_000, length: 10, translated: true) {
+            if $0.random.chance(5) { $0.integer() } else { $0.vector() }
+        }
+    }
+
+    @Test func translatedBlocksRaiseUnmaskedExceptions() throws {
+        try check("translated unmasked", base: 10_000_000, length: 8, unmasked: true, translated: true) {
+            if $0.random.chance(6) { $0.x87() } else { $0.vector() }
+        }
+    }
+
+    @Test func translatedBlocksSaveAndLoadWhatTheHostDoes() throws {
+        try check("translated state", base: 11_000_000, length: 8, translated: true) {
+            switch $0.random.below(5) {
+            case 0: $0.x87()
+            case 1: $0.saveAndRestore()
+            case 2: $0.integer()
+            default: $0.vector()
+            }
+        }
+    }
+
     @Test func vectorInstructionsDoWhatTheHostDoes() throws {
         try check("vector", base: 1_000_000, length: 8) { $0.vector() }
     }

@@ -62,6 +62,23 @@ struct Emitter {
         modRM(reg, place)
     }
 
+    /// One instruction of the 0F maps with a mandatory prefix (0, 66, F3, F2), registers as they are numbered.
+    mutating func vector(_ opcode: UInt16, prefix: UInt8, wide: Bool, _ reg: UInt8, _ place: HostPlace) {
+        if prefix != 0 { byte(prefix) }
+        var rex: UInt8 = wide ? 0x48 : 0
+        if reg >= 8 { rex |= 0x44 }
+        switch place {
+        case .register(let r), .memory(let r, _): if r >= 8 { rex |= 0x41 }
+        case .state: break
+        }
+        if rex != 0 { byte(rex) }
+        byte(0x0F)
+        if opcode >> 8 == UInt16(APUS_MAP_0F38) { byte(0x38) }
+        if opcode >> 8 == UInt16(APUS_MAP_0F3A) { byte(0x3A) }
+        byte(UInt8(truncatingIfNeeded: opcode))
+        modRM(reg, place)
+    }
+
     private mutating func modRM(_ reg: UInt8, _ place: HostPlace) {
         let middle = (reg & 7) << 3
         switch place {

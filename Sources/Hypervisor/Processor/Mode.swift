@@ -22,6 +22,8 @@ public enum Status {
     @inlinable @inline(__always) public static var fault: UInt32 { 2 }
     @inlinable @inline(__always) public static var exit: UInt32 { 3 }
     @inlinable @inline(__always) public static var end: UInt32 { 4 }
+    /// Translated code cannot run the current block now: its handlers must.
+    @inlinable @inline(__always) static var interpret: UInt32 { 5 }
 }
 
 /// Indices into `apus_vcpu.seg`.

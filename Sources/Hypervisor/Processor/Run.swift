@@ -48,7 +48,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
             let linear = is64 ? rip : (csBase.pointee.base &+ rip) & 0xFFFF_FFFF
             let key = UInt64(self.pointee.mode_key) | UInt64(self.pointee.jump_generation) &<< 32
             let entry = jumps + jumpSlot(linear)
-            let block: Block
+            var block: Block
             if entry.pointee.linear == linear, entry.pointee.key == key, let found = entry.pointee.block,
                 is64 || rip &+ UInt64(found.pointee.bytes) &- 1 <= UInt64(csBase.pointee.limit)
             {
@@ -60,13 +60,16 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
             if block.pointee.heat != 0 { warm(block) }
             if let native = block.pointee.native, !self.pointee.window_wanted, !self.pointee.nmi_pending {
                 let status = apus_run_native(self, engine.pointee.blocks.nativeEntry, native)
-                guard status == Status.jump else { return (status, self.pointee.native_insn, self.pointee.current) }
+                guard status == Status.jump || status == Status.interpret else {
+                    return (status, self.pointee.native_insn, self.pointee.current)
+                }
                 if apus_attention(attention) != 0 || self.pointee.window_wanted || self.pointee.nmi_pending
                     || self.pointee.mode_key & ModeKey.trap.rawValue != 0
                 {
-                    return (status, nil, nil)
+                    return (Status.jump, nil, nil)
                 }
-                continue
+                guard status == Status.interpret, let current = self.pointee.current else { continue }
+                block = current
             }
             let first = UnsafePointer(block.pointee.insns)
             var insn = first

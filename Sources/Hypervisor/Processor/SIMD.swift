@@ -40,7 +40,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
     }
 
     /// 0, 66, F3 or F2: what selects among the instructions of one opcode. F3 and F2 win over 66.
-    private func mandatoryPrefix(_ prefixes: UInt8) -> UInt8 {
+    static func mandatoryPrefix(_ prefixes: UInt8) -> UInt8 {
         if Int(prefixes) & APUS_PREFIX_REPNE != 0 { return 0xF2 }
         if Int(prefixes) & APUS_PREFIX_REP != 0 { return 0xF3 }
         return Int(prefixes) & APUS_PREFIX_66 != 0 ? 0x66 : 0
@@ -48,7 +48,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
 
     /// Chooses form, operands and thunk.
     private func simdHandler(_ insn: UnsafeMutablePointer<apus_insn>) -> apus_handler? {
-        let prefix = mandatoryPrefix(insn.pointee.prefixes)
+        let prefix = Self.mandatoryPrefix(insn.pointee.prefixes)
         let isMemory = insn.pointee.mem != 0
         let group = (insn.pointee.modrm >> 3) & 7
         guard
@@ -66,6 +66,8 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
         guard let thunk = Self.thunk(form, insn, prefix: prefix, wide: wide) else { return nil }
         let bytes = form.traits.contains(.generalWidth) ? (wide ? 8 : 4) : form.bytes
         insn.pointee.extra = thunk
+        insn.pointee.immediate = UInt8(truncatingIfNeeded: insn.pointee.imm)
+        insn.pointee.vector = form.reg == .mmx || form.rm == .mmx ? 0 : 1
         insn.pointee.imm =
             VectorOperands(
                 form: form, regOffset: Self.offset(form.reg, insn.pointee.reg),

@@ -12,6 +12,7 @@ struct Translation {
         var jumps: (UnsafeMutablePointer<UInt8>?, UnsafeMutablePointer<UInt8>?, UnsafeMutablePointer<UInt8>?)
         var resume: UnsafeMutablePointer<UInt8>?
         var restores = false
+        var isVector = false
     }
     /// A conditional branch out of the block.
     private struct Branch {
@@ -30,6 +31,10 @@ struct Translation {
     /// The host's flags are the guest's; `native_flags` holds them.
     var isNative = false
     var isSaved = true
+    /// The guest's XMM registers are the host's.
+    var isVector = false
+    /// Jumps of places where the XMM registers cannot be loaded, and the instruction before.
+    private var refusals: [(jump: UnsafeMutablePointer<UInt8>, index: Int)] = []
     private var slow = Slow(index: 0, jumps: (nil, nil, nil))
     private var slows: [Slow] = []
     private var branches: [Branch] = []
@@ -67,6 +72,7 @@ struct Translation {
         emitter.insn(0x83, 4, 7, .memory(HostRegister.scratch, 0))
         emitter.byte(0)
         emitter.jump(if: 5, to: common.exit)
+        let entry = needsVector(0) ? enterVector() : nil
         var index = 0
         while index < count {
             if plans[index].form == .handler {
@@ -76,6 +82,8 @@ struct Translation {
                 callHandlers(index, end - index)
                 (isNative, isSaved) = (false, true)
                 index = end
+                isVector = needsVector(end)
+                if isVector { loadVector(end - 1) }
             } else {
                 emit(index)
                 index += 1
@@ -90,6 +98,14 @@ struct Translation {
             leave(branch.offset, branch.count)
         }
         emitSlow()
+        if let entry { emitVectorEntry(entry) }
+        for refusal in refusals {
+            emitter.aim(refusal.jump, emitter.at)
+            retire(refusal.index + 1)
+            emitter.insn(0x81, 8, 0, .state(StateOffset.rip))
+            emitter.long(Int32(insn(refusal.index).pointee.next))
+            emitter.jump(to: common.exit)
+        }
         return true
     }
 
@@ -107,6 +123,7 @@ struct Translation {
         guard slow.jumps.0 != nil else { return }
         slow.resume = emitter.at
         slow.restores = isNative && plans[index].liveOut != 0
+        slow.isVector = isVector
         slows.append(slow)
     }
 
@@ -123,6 +140,7 @@ struct Translation {
             if let jump = slow.jumps.1 { emitter.aim(jump, emitter.at) }
             if let jump = slow.jumps.2 { emitter.aim(jump, emitter.at) }
             callHandlers(slow.index, 1)
+            if slow.isVector, slow.resume != nil { loadVector(slow.index) }
             if slow.restores { emitRestore() }
             if let resume = slow.resume { emitter.jump(to: resume) }
         }
@@ -142,6 +160,40 @@ struct Translation {
 
     mutating func branch(if condition: UInt8, to offset: Int, count: Int) {
         branches.append(Branch(jump: emitter.jump(if: condition), offset: offset, count: count))
+    }
+
+    // MARK: XMM registers
+
+    /// A vector instruction comes before the next handler.
+    private func needsVector(_ start: Int) -> Bool {
+        for index in start..<count {
+            if plans[index].form == .handler { return false }
+            if plans[index].form == .vector { return true }
+        }
+        return false
+    }
+
+    /// Has the XMM registers loaded at the block's start, out of line; where.
+    private mutating func enterVector() -> (UnsafeMutablePointer<UInt8>, UnsafeMutablePointer<UInt8>) {
+        isVector = true
+        emitter.insn(0x83, 4, 7, .state(StateOffset.vectorLive))
+        emitter.byte(0)
+        let jump = emitter.jump(if: 4)
+        return (jump, emitter.at)
+    }
+
+    private mutating func emitVectorEntry(_ entry: (UnsafeMutablePointer<UInt8>, UnsafeMutablePointer<UInt8>)) {
+        emitter.aim(entry.0, emitter.at)
+        emitter.call(common.loadVector)
+        emitter.jump(if: 4, to: entry.1)
+        emitter.loadConstant(HostRegister.scratch, UInt64(UInt(bitPattern: block)))
+        emitter.jump(to: common.interpret)
+    }
+
+    /// Loads the XMM registers behind an instruction that a handler ran; flags are saved.
+    private mutating func loadVector(_ index: Int) {
+        emitter.call(common.loadVector)
+        refusals.append((emitter.jump(if: 5), index))
     }
 
     // MARK: Flags
@@ -207,27 +259,35 @@ struct Translation {
     }
 
     /// Turns the linear address in r10 into a host address, or gives up.
-    mutating func translateAddress(_ size: UInt8, write: Bool) {
+    mutating func translateAddress(_ size: UInt8, write: Bool, aligned: Bool = false) {
         let offset = tlb + (write ? Int32(APUS_TLB_ENTRIES) * 16 : 0)
         emitter.bytes(0x4D, 0x89, 0xD3, 0x49, 0xC1, 0xEB, 0x08, 0x41, 0x81, 0xE3)  // mov r11, r10; shr; and
         emitter.long((Int32(APUS_TLB_ENTRIES) - 1) * 16)
         emitter.bytes(0x65, 0x4D, 0x33, 0x93)  // xor r10, gs:[r11 + tag]
         emitter.long(offset)
-        emitter.bytes(0x49, 0x81, 0xFA)  // cmp r10, 4096 - size
-        emitter.long(4096 - Int32(size))
-        giveUp(if: 7)
+        if aligned {
+            emitter.bytes(0x49, 0xF7, 0xC2)  // test r10, all but a page's multiples of 16
+            emitter.long(15 - 4096)
+            giveUp(if: 5)
+        } else {
+            emitter.bytes(0x49, 0x81, 0xFA)  // cmp r10, 4096 - size
+            emitter.long(4096 - Int32(size))
+            giveUp(if: 7)
+        }
         emitter.bytes(0x65, 0x4D, 0x03, 0x93)  // add r10, gs:[r11 + host]
         emitter.long(offset + 8)
     }
 
     /// The memory operand as a place; flags are the host's own afterwards.
-    mutating func memory(_ insn: Insn, _ size: UInt8, write: Bool, _ plan: NativePlan) -> HostPlace {
+    mutating func memory(
+        _ insn: Insn, _ size: UInt8, write: Bool, _ plan: NativePlan, aligned: Bool = false
+    ) -> HostPlace {
         clobberFlags(plan)
         loadAddress(insn)
         if insn.pointee.flat == 0 {
             emitter.insn(0x03, 8, HostRegister.address, .state(StateOffset.segmentBase(insn.pointee.segment)))
         }
-        translateAddress(size, write: write)
+        translateAddress(size, write: write, aligned: aligned)
         return .memory(HostRegister.address, 0)
     }
 

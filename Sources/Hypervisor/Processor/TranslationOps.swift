@@ -37,6 +37,11 @@ extension Translation {
             emitter.store(HostRegister.address, .state(StateOffset.rip))
             leaveIndirect(index + 1)
         case .callReturn: emitReturn(insn, plan, index)
+        case .exchangeMemory: emitExchangeMemory(insn, plan)
+        case .divide: emitDivide(insn, plan)
+        case .doubleShift: emitDoubleShift(insn, plan)
+        case .fence: emitter.bytes(0x0F, 0xAE, insn.pointee.modrm)
+        case .vector: emitVector(insn, plan)
         }
     }
 
@@ -45,7 +50,7 @@ extension Translation {
     }
 
     /// Makes the host's flags the guest's if the instruction needs them, or leaves some as they are.
-    private mutating func prepareFlags(_ plan: NativePlan) {
+    mutating func prepareFlags(_ plan: NativePlan) {
         if plan.reads != 0 || plan.changesFlags && plan.liveOut & ~plan.writes != 0 { restoreFlags() }
     }
 
@@ -81,6 +86,7 @@ extension Translation {
             let place = memory(insn, size, write: writes, plan)
             prepareFlags(plan)
             let source = guest(insn.pointee.reg, HostRegister.scratch)
+            if plan.isLocked { emitter.byte(0xF0) }
             emitter.insn(plan.opcode, size, source, place)
             return
         }
@@ -126,6 +132,7 @@ extension Translation {
             target = guest(insn.pointee.rm, HostRegister.address)
             place = .register(target)
         }
+        if plan.isLocked { emitter.byte(0xF0) }
         emitter.insn(plan.opcode, size, plan.extensionCode, place)
         switch plan.opcode {
         case 0x80, 0x81, 0xC6, 0xC7: immediate(insn, size)

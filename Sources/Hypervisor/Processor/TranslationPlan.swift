@@ -20,6 +20,11 @@ enum NativeForm: UInt8 {
     case loadAddress, moveImmediate, convert, setIf, byteSwap, exchange
     case push, pushImmediate, pop, leave
     case jumpIf, jump, call, callIndirect, jumpIndirect, callReturn
+    /// XCHG, XADD, CMPXCHG and CMPXCHG8B or 16B on memory.
+    case exchangeMemory
+    case divide, doubleShift, fence
+    /// SSE and its relatives, XMM registers being the host's.
+    case vector
 }
 
 struct NativePlan {
@@ -34,6 +39,7 @@ struct NativePlan {
     /// Opcode of the native instruction, and its extension in ModRM.
     var opcode: UInt16 = 0
     var extensionCode: UInt8 = 0
+    var isLocked = false
     /// Flags are live behind the instruction.
     var liveOut: UInt32 = NativePlan.allFlags
 
@@ -56,9 +62,14 @@ struct NativePlan {
     static func of(_ insn: Insn) -> NativePlan {
         let handler = unsafeBitCast(insn.pointee.handler, to: UInt.self)
         if handler == none { return .plain(.nothing) }
-        guard handler != undefined, insn.pointee.prefixes & UInt8(APUS_PREFIX_LOCK) == 0, insn.pointee.vex == 0,
-            insn.pointee.mem == 0 || insn.pointee.addr_size == 8
+        guard handler != undefined, insn.pointee.vex == 0, insn.pointee.mem == 0 || insn.pointee.addr_size == 8
         else { return NativePlan() }
+        if insn.pointee.vector != 0 { return vector(insn) }
+        if insn.pointee.prefixes & UInt8(APUS_PREFIX_LOCK) != 0 { return locked(of(insn, isLocked: true)) }
+        return of(insn, isLocked: false)
+    }
+
+    private static func of(_ insn: Insn, isLocked: Bool) -> NativePlan {
         let plan: NativePlan
         switch insn.pointee.opcode >> 8 {
         case 0: plan = oneByte(insn)
@@ -66,7 +77,7 @@ struct NativePlan {
         default: return NativePlan()
         }
         switch plan.form {
-        case .store, .load:
+        case .store, .load, .exchangeMemory:
             // AH ... BH cannot be named beside r8 ... r15.
             if (insn.pointee.reg_at | (insn.pointee.mem == 0 ? insn.pointee.rm_at : 0)) & 1 != 0 { return NativePlan() }
         case .single, .setIf, .moveImmediate:
@@ -74,6 +85,26 @@ struct NativePlan {
         default: break
         }
         return plan
+    }
+
+    /// LOCK on an instruction that changes its memory operand.
+    private static func locked(_ plan: NativePlan) -> NativePlan {
+        var plan = plan
+        plan.isLocked = true
+        switch plan.form {
+        case .store where plan.opcode < 0x38, .exchangeMemory: return plan
+        case .single:
+            switch plan.opcode {
+            case 0x80, 0x81, 0xFE, 0xFF, 0xF6, 0xF7, 0x1BA: return plan
+            default: return NativePlan()
+            }
+        default: return NativePlan()
+        }
+    }
+
+    private static func vector(_ insn: Insn) -> NativePlan {
+        guard let form = VectorForm.of(insn) else { return NativePlan() }
+        return form.traits.contains(.flags) ? .flags(.vector, insn.pointee.opcode) : .plain(.vector)
     }
 
     private static func arithmetic(_ form: NativeForm, _ which: UInt16, _ opcode: UInt16) -> NativePlan {
@@ -103,9 +134,13 @@ struct NativePlan {
         case 0x63: return size == 8 ? .plain(.load, 0x63) : NativePlan()
         case 0x69, 0x6B: return size >= 4 ? .flags(.load, 0x69) : NativePlan()
         case 0x98, 0x99: return .plain(.convert, opcode)
+        case 0x86 where insn.pointee.mem != 0, 0x87 where insn.pointee.mem != 0:
+            return .plain(.exchangeMemory, 0x86 | isByte)
         case 0x91...0x97, 0x87:
             return insn.pointee.mem == 0 && size >= 4 ? .plain(.exchange, 0x87) : NativePlan()
         case 0xC0, 0xC1, 0xD0...0xD3: return shift(insn, which)
+        case 0xF6 where which >= 6, 0xF7 where which >= 6:
+            return size >= 4 ? .flags(.divide, 0xF7, writes: 0, extensionCode: UInt8(which)) : NativePlan()
         case 0xF6, 0xF7: return group3(which, size)
         case 0xFE where which < 2: return .flags(.single, 0xFE, writes: allFlags & ~1, extensionCode: UInt8(which))
         default: return transfer(insn, which)
@@ -177,8 +212,16 @@ struct NativePlan {
             return isMemory || size < 4 ? NativePlan() : .flags(.store, opcode, writes: 1)
         case 0x1BA:
             let which = insn.pointee.modrm >> 3 & 7
-            return isMemory || size < 4 || which < 4
+            return size < 4 || which < 4
                 ? NativePlan() : .flags(.single, opcode, writes: 1, extensionCode: which)
+        case 0x1A4, 0x1A5, 0x1AC, 0x1AD:
+            return isMemory || size < 4 ? NativePlan() : .flags(.doubleShift, opcode, writes: 0)
+        case 0x1AE where !isMemory && insn.pointee.modrm >= 0xE8 && insn.pointee.prefixes & 0xE == 0:
+            return .plain(.fence)
+        case 0x1B0, 0x1B1: return isMemory ? .flags(.exchangeMemory, opcode) : NativePlan()
+        case 0x1C0, 0x1C1: return isMemory ? .flags(.exchangeMemory, opcode) : NativePlan()
+        case 0x1C7 where isMemory && insn.pointee.modrm >> 3 & 7 == 1 && insn.pointee.prefixes & 0xE == 0:
+            return .flags(.exchangeMemory, opcode, writes: 0x40)
         case 0x1B8, 0x1BC, 0x1BD: return size >= 4 ? .flags(.load, opcode, writes: 0) : NativePlan()
         default: return NativePlan()
         }

@@ -19,6 +19,12 @@ enum StateOffset {
     static let jumps = place(\.jumps)
     static let flags = place(\.native_flags)
     static let target = place(\.native_target)
+    static let vectorLive = place(\.vector_live)
+    static let hostMXCSR = place(\.host_mxcsr)
+    static let current = place(\.current)
+    static let fpu = place(\.fpu)
+    static let mxcsr = fpu + Int32(FXSAVEOffset.mxcsr)
+    static func xmm(_ number: UInt8) -> Int32 { fpu + Int32(FXSAVEOffset.xmm) + Int32(number) * 16 }
     static let tlb = place(\.tlb)
     static func segmentBase(_ index: UInt8) -> Int32 { Int32(APUS_SEGMENTS_OFFSET) + Int32(index) * 16 }
 }
@@ -37,6 +43,10 @@ struct CommonCode {
     let exit: UnsafeMutablePointer<UInt8>
     /// Runs handlers; see `apus_run_handlers`.
     let handlers: UnsafeMutablePointer<UInt8>
+    /// Loads the XMM registers; the zero flag tells whether that is allowed.
+    let loadVector: UnsafeMutablePointer<UInt8>
+    /// Leaves with `Status.interpret`; r11 is the block that its handlers must run.
+    let interpret: UnsafeMutablePointer<UInt8>
     /// Looks `rip` up in the jump cache.
     let dispatch: UnsafeMutablePointer<UInt8>
 }
@@ -80,7 +90,13 @@ struct Translator {
         Self.emitHandlers(&emitter)
         let dispatch = emitter.at
         Self.emitDispatch(&emitter, exit: exit)
-        common = CommonCode(executable: executable, exit: exit, handlers: handlers, dispatch: dispatch)
+        let loadVector = emitter.at
+        Self.emitLoadVector(&emitter)
+        let interpret = emitter.at
+        Self.emitInterpret(&emitter)
+        common = CommonCode(
+            executable: executable, exit: exit, handlers: handlers, loadVector: loadVector, interpret: interpret,
+            dispatch: dispatch)
         next = emitter.at
         firstFree = next
         blocks.heat = self.threshold
@@ -130,13 +146,52 @@ struct Translator {
     }
 
     private static func emitExit(_ emitter: inout Emitter) {
+        saveVector(&emitter)
         storeGuest(&emitter)
         emitter.bytes(0xB8, UInt8(truncatingIfNeeded: Status.jump), 0, 0, 0)  // mov eax, jump
         leave(&emitter)
     }
 
+    private static func emitInterpret(_ emitter: inout Emitter) {
+        emitter.store(HostRegister.scratch, .state(StateOffset.current))
+        saveVector(&emitter)
+        storeGuest(&emitter)
+        emitter.bytes(0xB8, UInt8(truncatingIfNeeded: Status.interpret), 0, 0, 0)  // mov eax, interpret
+        leave(&emitter)
+    }
+
+    /// Puts the guest's XMM registers and MXCSR back into the vCPU if they are in the host's.
+    private static func saveVector(_ emitter: inout Emitter) {
+        emitter.insn(0x83, 4, 7, .state(StateOffset.vectorLive))
+        emitter.byte(0)
+        let skip = emitter.jump(if: 4)
+        emitter.insn(0xC7, 4, 0, .state(StateOffset.vectorLive))
+        emitter.long(0)
+        emitter.insn(0x1AE, 4, 3, .state(StateOffset.mxcsr))  // stmxcsr
+        emitter.insn(0x1AE, 4, 2, .state(StateOffset.hostMXCSR))  // ldmxcsr
+        for number in 0..<16 as Range<UInt8> { emitter.insn(0x129, 4, number, .state(StateOffset.xmm(number))) }
+        emitter.aim(skip, emitter.at)
+    }
+
+    /// With some SIMD exception unmasked the zero flag is clear, and handlers must do the work.
+    private static func emitLoadVector(_ emitter: inout Emitter) {
+        let scratch = HostRegister.scratch
+        emitter.insn(0x8B, 4, scratch, .state(StateOffset.mxcsr))
+        emitter.insn(0xF7, 4, 2, .register(scratch))
+        emitter.insn(0xF7, 4, 0, .register(scratch))
+        emitter.long(0x1F80)
+        let refuse = emitter.jump(if: 5)
+        emitter.insn(0x1AE, 4, 2, .state(StateOffset.mxcsr))  // ldmxcsr
+        for number in 0..<16 as Range<UInt8> { emitter.insn(0x128, 4, number, .state(StateOffset.xmm(number))) }
+        emitter.insn(0xC7, 4, 0, .state(StateOffset.vectorLive))
+        emitter.long(1)
+        emitter.aim(refuse, emitter.at)
+        emitter.byte(0xC3)
+    }
+
     /// Called with r11 = instruction, r10 = block and count.
     private static func emitHandlers(_ emitter: inout Emitter) {
+        saveVector(&emitter)
         storeGuest(&emitter)
         emitter.load(7, .memory(4, 8))
         emitter.move(6, HostRegister.scratch)

@@ -69,6 +69,13 @@ struct VectorForm {
         }
     }
 
+    /// The form of a decoded instruction.
+    static func of(_ insn: Insn) -> VectorForm? {
+        find(
+            opcode: insn.pointee.opcode, prefix: CPU.mandatoryPrefix(insn.pointee.prefixes),
+            group: insn.pointee.modrm >> 3 & 7, isMemory: insn.pointee.mem != 0)
+    }
+
     /// The form of `opcode` (map << 8 | byte) behind a mandatory prefix (0, 66, F3, F2).
     static func find(opcode: UInt16, prefix: UInt8, group: UInt8, isMemory: Bool) -> VectorForm? {
         // CVTPI2PS and CVTPI2PD from memory touch no MMX register.

@@ -47,10 +47,11 @@ struct apus_insn {
     uint8_t mem;       ///< 1 when ModRM names memory
     uint8_t vvvv;      ///< VEX.vvvv register
     uint8_t vex;       ///< 0, or 1 | VEX.L << 1 | VEX.W << 2
-    uint8_t thunk_hint;
+    uint8_t immediate; ///< of a vector instruction, whose `imm` holds something else
     uint8_t flat;      ///< 1: linear address = effective address, nothing to check
     uint8_t reg_at;    ///< byte offset of `reg` within `gpr`; AH...BH are odd
     uint8_t rm_at;     ///< the same for `rm`
+    uint8_t vector;    ///< 1: works on XMM and general registers only, and translates as it is
     uint64_t addr_mask; ///< what `addr_size` leaves of an effective address
     void *_Nullable extra; ///< native thunk, or whatever the handler keeps
 };
@@ -174,7 +175,9 @@ struct apus_vcpu {
     const apus_insn *_Nullable native_insn; ///< where translated code left a block
     uint64_t native_target;    ///< of an indirect branch that is under way
     uint64_t native_flags;     ///< arithmetic flags as LAHF (bits 15-8) and SETO (bits 7-0) give them
-    uint64_t padding[2];       ///< puts `fpu` and `scratch` at multiples of 64
+    uint64_t vector_live;      ///< 1: the guest's XMM registers and MXCSR are in the host's, not in `fpu`
+    uint32_t host_mxcsr;       ///< what the rest of the process runs with
+    uint32_t padding;          ///< puts `fpu` and `scratch` at multiples of 64
     apus_tlb_entry *tlb_read;  ///< the active set, APUS_TLB_ENTRIES each; see `selectTLB`
     apus_tlb_entry *tlb_write;
     apus_tlb_entry *tlb_first; ///< tlb[0][0]

@@ -13,6 +13,7 @@ bool apus_has_gs_base(void);
 /// Makes `cpu` what translated code on this thread works on.
 static inline void apus_set_state_base(apus_vcpu *cpu)
 {
+    cpu->host_mxcsr = 0x1F80;
     __asm__ volatile("wrgsbase %0" : : "r"(cpu));
 }
 

@@ -1,0 +1,91 @@
+// Native forms of SSE and its relatives, and of the exchanges, divisions and double shifts.
+// Source: Intel SDM volume 2; what the operands of vector instructions are is in VectorForms.swift.
+// Modelled: all forms on XMM and general registers while SIMD exceptions are masked. Not modelled: MMX.
+// Quirks: guest XMM registers have the host's numbers; MXCSR is the guest's while they are loaded.
+
+internal import CProcessor
+
+extension Translation {
+    mutating func emitVector(_ insn: Insn, _ plan: NativePlan) {
+        guard let form = VectorForm.of(insn) else { return }
+        let traits = form.traits
+        let isWide = Int(insn.pointee.prefixes) & APUS_PREFIX_REXW != 0
+        let isStore = traits.contains(.store)
+        var (rm, reg) = (insn.pointee.rm, insn.pointee.reg)
+        var place: HostPlace
+        if insn.pointee.mem != 0 {
+            let bytes = traits.contains(.generalWidth) ? (isWide ? 8 : 4) : form.bytes
+            place = memory(
+                insn, bytes, write: isStore, plan, aligned: bytes == 16 && traits.contains(.aligned))
+        } else {
+            if form.rm == .general { rm = guest(rm, HostRegister.address) }
+            place = .register(rm)
+        }
+        prepareFlags(plan)
+        if traits.contains(.group) {
+            reg = insn.pointee.modrm >> 3 & 7
+        } else if form.reg == .general {
+            reg = guest(reg, HostRegister.scratch)
+        }
+        let usesWide = isWide && (form.reg == .general || form.rm == .general || traits.contains(.string))
+        emitter.vector(
+            insn.pointee.opcode, prefix: CPU.mandatoryPrefix(insn.pointee.prefixes), wide: usesWide, reg, place)
+        if traits.contains(.immediate) { emitter.byte(insn.pointee.immediate) }
+        if form.reg == .general, !isStore { giveBack(insn.pointee.reg, reg) }
+        if form.rm == .general, isStore, insn.pointee.mem == 0 { giveBack(insn.pointee.rm, rm) }
+    }
+
+    /// XCHG, XADD, CMPXCHG, CMPXCHG8B and 16B.
+    mutating func emitExchangeMemory(_ insn: Insn, _ plan: NativePlan) {
+        let isPair = plan.opcode == 0x1C7
+        let size = insn.pointee.op_size
+        let isWide = isPair && size == 8
+        let place = memory(insn, isPair ? (isWide ? 16 : 8) : size, write: true, plan, aligned: isWide)
+        prepareFlags(plan)
+        let source = isPair ? 1 : guest(insn.pointee.reg, HostRegister.scratch)
+        if plan.isLocked { emitter.byte(0xF0) }
+        emitter.insn(plan.opcode, isPair && !isWide ? 4 : size, source, place)
+        // CMPXCHG only reads its register.
+        if plan.opcode != 0x1B0, plan.opcode != 0x1B1, !isPair { giveBack(insn.pointee.reg, source) }
+    }
+
+    /// DIV and IDIV; whatever might raise #DE is left to the handler.
+    mutating func emitDivide(_ insn: Insn, _ plan: NativePlan) {
+        let size = insn.pointee.op_size
+        let (address, scratch) = (HostRegister.address, HostRegister.scratch)
+        clobberFlags(plan)
+        var divisor = address
+        if insn.pointee.mem != 0 {
+            let place = memory(insn, size, write: false, plan)
+            emitter.insn(0x8B, size, address, place)
+        } else {
+            divisor = guest(insn.pointee.rm, address)
+        }
+        if plan.extensionCode == 6 {
+            emitter.insn(0x39, size, divisor, .register(2))
+            giveUp(if: 3)
+        } else {
+            emitter.insn(0x89, size, 0, .register(scratch))
+            emitter.insn(0xC1, size, 7, .register(scratch))
+            emitter.byte(size * 8 - 1)
+            emitter.insn(0x39, size, 2, .register(scratch))
+            giveUp(if: 5)
+            emitter.insn(0x8D, size, scratch, .memory(divisor, 1))
+            emitter.insn(0x83, size, 7, .register(scratch))
+            emitter.byte(1)
+            giveUp(if: 6)
+        }
+        prepareFlags(plan)
+        emitter.insn(0xF7, size, plan.extensionCode, .register(divisor))
+    }
+
+    /// SHLD and SHRD of registers.
+    mutating func emitDoubleShift(_ insn: Insn, _ plan: NativePlan) {
+        prepareFlags(plan)
+        let target = guest(insn.pointee.rm, HostRegister.address)
+        let source = guest(insn.pointee.reg, HostRegister.scratch)
+        emitter.insn(plan.opcode, insn.pointee.op_size, source, .register(target))
+        if plan.opcode & 1 == 0 { emitter.byte(UInt8(truncatingIfNeeded: insn.pointee.imm)) }
+        giveBack(insn.pointee.rm, target)
+    }
+}
