@@ -51,7 +51,7 @@ struct BlockCache {
         fetches = .allocate(capacity: Self.fetchSlots)
         fetches.initialize(repeating: FetchEntry(), count: Self.fetchSlots)
         jumps = .allocate(capacity: Int(APUS_JUMPS))
-        jumps.initialize(repeating: apus_jump(linear: 0, key: 0, block: nil), count: Int(APUS_JUMPS))
+        jumps.initialize(repeating: apus_jump(linear: 0, key: 0, block: nil, native: nil), count: Int(APUS_JUMPS))
         single = .allocate(capacity: 1)
         let room = UnsafeMutablePointer<apus_insn>.allocate(capacity: 2)
         single.initialize(
@@ -116,6 +116,7 @@ struct BlockCache {
         let page = physical &>> 12
         let slot = pageSlot(physical)
         var (hit, isEmpty) = (false, true)
+        defer { if hit, !isEmpty { cool(page, slot) } }
         var previous: Block?
         var next = pages[slot]
         while let block = next {
@@ -152,6 +153,17 @@ struct BlockCache {
                 return
             }
             previous = found
+        }
+    }
+
+    /// Drops the translations of a page's other blocks: they rely on what their successors do to the flags.
+    private func cool(_ page: UInt64, _ slot: Int) {
+        var next = pages[slot]
+        while let block = next {
+            next = block.pointee.next_page
+            guard block.pointee.physical &>> 12 == page, block.pointee.native != nil else { continue }
+            retire(block)
+            block.pointee.heat = heat
         }
     }
 
@@ -284,7 +296,9 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
         }
         let slot = self.pointee.jumps + jumpSlot(linear)
         slot.pointee = apus_jump(
-            linear: linear, key: UInt64(key) | UInt64(self.pointee.jump_generation) &<< 32, block: block)
+            linear: linear, key: UInt64(key) | UInt64(self.pointee.jump_generation) &<< 32, block: block,
+            native: block.pointee.native.map { UnsafeRawPointer($0) }
+                ?? UnsafeRawPointer(bitPattern: engine.pointee.blocks.nativeExit))
         return block
     }
 

@@ -59,6 +59,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
             self.pointee.current = block
             if block.pointee.heat != 0 { warm(block) }
             if let native = block.pointee.native, !self.pointee.window_wanted, !self.pointee.nmi_pending {
+                if entry.pointee.block == block { entry.pointee.native = UnsafeRawPointer(native) }
                 let status = apus_run_native(self, engine.pointee.blocks.nativeEntry, native)
                 guard status == Status.jump || status == Status.interpret else {
                     return (status, self.pointee.native_insn, self.pointee.current)

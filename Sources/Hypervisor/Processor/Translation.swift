@@ -9,6 +9,7 @@ struct Translation {
     /// A place where the fast form of an instruction gives up.
     private struct Slow {
         let index: Int
+        var number = 1
         var jumps: (UnsafeMutablePointer<UInt8>?, UnsafeMutablePointer<UInt8>?, UnsafeMutablePointer<UInt8>?)
         var resume: UnsafeMutablePointer<UInt8>?
         var restores = false
@@ -19,6 +20,7 @@ struct Translation {
         let jump: UnsafeMutablePointer<UInt8>
         let offset: Int
         let count: Int
+        let isSaved: Bool
     }
 
     var emitter: Emitter
@@ -63,8 +65,9 @@ struct Translation {
             if plans[index].form != .handler { gain += 1 }
         }
         guard gain * 3 >= count else { return false }
-        var live = NativePlan.allFlags
+        var live = liveAtEnd()
         for index in stride(from: count - 1, through: 0, by: -1) {
+            if plans[index].form == .jumpIf { live |= liveInto(relative(insn(index))) }
             plans[index].liveOut = live
             live = plans[index].liveIn
         }
@@ -85,16 +88,13 @@ struct Translation {
                 isVector = needsVector(end)
                 if isVector { loadVector(end - 1) }
             } else {
-                emit(index)
-                index += 1
+                index += emit(index)
             }
         }
-        if !isEnded {
-            saveFlags()
-            leave(Int(block.pointee.bytes), count)
-        }
+        if !isEnded { leave(Int(block.pointee.bytes), count) }
         for branch in branches {
             emitter.aim(branch.jump, emitter.at)
+            (isNative, isSaved) = (true, branch.isSaved)
             leave(branch.offset, branch.count)
         }
         emitSlow()
@@ -116,15 +116,58 @@ struct Translation {
         }
     }
 
-    private mutating func emit(_ index: Int) {
+    /// Emits the instruction, or several that share an access to memory; how many.
+    private mutating func emit(_ index: Int) -> Int {
         slow = Slow(index: index, jumps: (nil, nil, nil))
-        emitInstruction(insn(index), plans[index], index)
+        slow.number = stackRun(index)
+        if slow.number > 1 {
+            emitStackRun(index, slow.number)
+        } else {
+            emitInstruction(insn(index), plans[index], index)
+        }
         if plans[index].changesFlags { (isNative, isSaved) = (true, false) }
-        guard slow.jumps.0 != nil else { return }
+        guard slow.jumps.0 != nil else { return slow.number }
         slow.resume = emitter.at
         slow.restores = isNative && plans[index].liveOut != 0
         slow.isVector = isVector
         slows.append(slow)
+        return slow.number
+    }
+
+    /// How many pushes, or pops, of registers follow each other.
+    private func stackRun(_ index: Int) -> Int {
+        let form = plans[index].form
+        guard form == .push || form == .pop else { return 1 }
+        var end = index
+        while end < count, end < index + 8, plans[end].form == form, insn(end).pointee.rm != 4 { end += 1 }
+        return max(1, end - index)
+    }
+
+    // MARK: Flags behind the block
+
+    private func liveAtEnd() -> UInt32 {
+        switch plans[count - 1].form {
+        case .jump, .call: return liveInto(relative(insn(count - 1)))
+        case .callIndirect, .jumpIndirect, .callReturn, .handler: return NativePlan.allFlags
+        default: return liveInto(Int(block.pointee.bytes))
+        }
+    }
+
+    /// Flags that the code at `offset` from the block's first byte may read before it writes them: all, unless it is
+    /// a known block of this page. When code of the page changes, its translations die, so this one does (BlockCache).
+    private func liveInto(_ offset: Int) -> UInt32 {
+        let target = block.pointee.physical &+ UInt64(bitPattern: Int64(offset))
+        guard target &>> 12 == block.pointee.physical &>> 12,
+            let next = offset == 0 ? block : cpu.engine.pointee.blocks.find(target, block.pointee.mode_key)
+        else { return NativePlan.allFlags }
+        var (live, killed) = (UInt32(0), UInt32(0))
+        for index in 0..<Int(next.pointee.count) {
+            let plan = NativePlan.of(UnsafePointer(next.pointee.insns + index))
+            live |= plan.reads & ~killed
+            killed |= plan.writes
+            if (live | killed) == NativePlan.allFlags { return live }
+        }
+        return live | NativePlan.allFlags & ~killed
     }
 
     private mutating func callHandlers(_ index: Int, _ number: Int) {
@@ -139,8 +182,8 @@ struct Translation {
             if let jump = slow.jumps.0 { emitter.aim(jump, emitter.at) }
             if let jump = slow.jumps.1 { emitter.aim(jump, emitter.at) }
             if let jump = slow.jumps.2 { emitter.aim(jump, emitter.at) }
-            callHandlers(slow.index, 1)
-            if slow.isVector, slow.resume != nil { loadVector(slow.index) }
+            callHandlers(slow.index, slow.number)
+            if slow.isVector { loadVector(slow.index + slow.number - 1) }
             if slow.restores { emitRestore() }
             if let resume = slow.resume { emitter.jump(to: resume) }
         }
@@ -159,7 +202,7 @@ struct Translation {
     }
 
     mutating func branch(if condition: UInt8, to offset: Int, count: Int) {
-        branches.append(Branch(jump: emitter.jump(if: condition), offset: offset, count: count))
+        branches.append(Branch(jump: emitter.jump(if: condition), offset: offset, count: count, isSaved: isSaved))
     }
 
     // MARK: XMM registers
@@ -321,8 +364,9 @@ struct Translation {
         emitter.byte(UInt8(truncatingIfNeeded: number))
     }
 
-    /// Goes on at `offset` from the block's first byte; flags are saved.
+    /// Goes on at `offset` from the block's first byte; the host's flags are the guest's or saved.
     mutating func leave(_ offset: Int, _ number: Int) {
+        if liveInto(offset) != 0 { saveFlags() }
         retire(number)
         if offset != 0 {
             emitter.insn(0x81, 8, 0, .state(StateOffset.rip))
@@ -330,7 +374,8 @@ struct Translation {
         }
         let target = block.pointee.physical &+ UInt64(bitPattern: Int64(offset))
         guard target &>> 12 == block.pointee.physical &>> 12 else {
-            return emitter.jump(to: common.dispatch)
+            emitter.load(HostRegister.address, .state(StateOffset.rip))
+            return Translator.emitDispatch(&emitter, exit: common.exit)
         }
         if offset == 0 { return emitter.jump(to: code) }
         if let native = cpu.engine.pointee.blocks.find(target, block.pointee.mode_key)?.pointee.native {
@@ -341,7 +386,7 @@ struct Translation {
         links.append((place, BlockKey(physical: target, mode: block.pointee.mode_key)))
     }
 
-    /// Goes on at `rip`; flags are saved.
+    /// Goes on at `rip`, which r10 holds; flags are saved.
     mutating func leaveIndirect(_ number: Int) {
         retire(number)
         Translator.emitDispatch(&emitter, exit: common.exit)

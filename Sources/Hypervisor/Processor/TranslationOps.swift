@@ -23,12 +23,9 @@ extension Translation {
         case .leave: emitLeave(plan)
         case .jumpIf:
             restoreFlags()
-            saveFlags()
             branch(
                 if: UInt8(truncatingIfNeeded: insn.pointee.opcode), to: relative(insn), count: index + 1)
-        case .jump:
-            saveFlags()
-            leave(relative(insn), index + 1)
+        case .jump: leave(relative(insn), index + 1)
         case .call: emitCall(insn, plan, index)
         case .callIndirect: emitCallIndirect(insn, plan, index)
         case .jumpIndirect:
@@ -45,7 +42,7 @@ extension Translation {
         }
     }
 
-    private func relative(_ insn: Insn) -> Int {
+    func relative(_ insn: Insn) -> Int {
         Int(insn.pointee.next) &+ Int(truncatingIfNeeded: Int64(bitPattern: insn.pointee.imm))
     }
 
@@ -256,6 +253,31 @@ extension Translation {
         giveBack(insn.pointee.rm, target)
     }
 
+    /// Pushes, or pops, of several registers with one look into the TLB.
+    mutating func emitStackRun(_ index: Int, _ number: Int) {
+        let plan = plans[index]
+        let bytes = UInt8(number * 8)
+        clobberFlags(plan)
+        if plan.form == .push {
+            emitter.insn(0x8D, 8, HostRegister.address, .memory(stack, -Int32(bytes)))
+            translateAddress(bytes, write: true)
+            for (place, register) in (index..<index + number).reversed().enumerated() {
+                let source = guest(insn(register).pointee.rm, HostRegister.scratch)
+                emitter.store(source, .memory(HostRegister.address, Int32(place) * 8))
+            }
+            return moveStack(-Int32(bytes))
+        }
+        emitter.move(HostRegister.address, stack)
+        translateAddress(bytes, write: false)
+        moveStack(Int32(bytes))
+        for place in 0..<number {
+            let rm = insn(index + place).pointee.rm
+            let target = pinned(rm) ?? HostRegister.scratch
+            emitter.load(target, .memory(HostRegister.address, Int32(place) * 8))
+            giveBack(rm, target)
+        }
+    }
+
     private mutating func emitLeave(_ plan: NativePlan) {
         clobberFlags(plan)
         emitter.move(HostRegister.address, 5)
@@ -307,8 +329,8 @@ extension Translation {
         emitter.insn(0x8D, 8, HostRegister.address, .memory(stack, -8))
         translateAddress(8, write: true)
         pushReturn(insn)
-        emitter.load(HostRegister.scratch, .state(StateOffset.target))
-        emitter.store(HostRegister.scratch, .state(StateOffset.rip))
+        emitter.load(HostRegister.address, .state(StateOffset.target))
+        emitter.store(HostRegister.address, .state(StateOffset.rip))
         leaveIndirect(index + 1)
     }
 

@@ -181,9 +181,9 @@ struct NativePlan {
         case 0x58...0x5F: return size == 8 ? .plain(.pop) : NativePlan()
         case 0x68, 0x6A: return size == 8 ? .plain(.pushImmediate) : NativePlan()
         case 0xC9: return size == 8 ? .plain(.leave) : NativePlan()
-        case 0x70...0x7F: return .plain(.jumpIf, reads: allFlags)
-        case 0xE8: return .plain(.call, reads: allFlags)
-        case 0xE9, 0xEB: return .plain(.jump, reads: allFlags)
+        case 0x70...0x7F: return .plain(.jumpIf, reads: condition(insn))
+        case 0xE8: return .plain(.call)
+        case 0xE9, 0xEB: return .plain(.jump)
         case 0xC2, 0xC3: return .plain(.callReturn, reads: allFlags)
         case 0xFF:
             switch which {
@@ -197,14 +197,28 @@ struct NativePlan {
         }
     }
 
+    /// The flags that a condition looks at. SDM vol. 1 appendix B.
+    private static func condition(_ insn: Insn) -> UInt32 {
+        switch insn.pointee.opcode >> 1 & 7 {
+        case 0: return 0x800
+        case 1: return 1
+        case 2: return 0x40
+        case 3: return 0x41
+        case 4: return 0x80
+        case 5: return 4
+        case 6: return 0x880
+        default: return 0x8C0
+        }
+    }
+
     private static func twoByte(_ insn: Insn) -> NativePlan {
         let opcode = insn.pointee.opcode
         let size = insn.pointee.op_size
         let isMemory = insn.pointee.mem != 0
         switch opcode {
-        case 0x140...0x14F: return .plain(.load, opcode, reads: allFlags)
-        case 0x180...0x18F: return .plain(.jumpIf, reads: allFlags)
-        case 0x190...0x19F: return .plain(.setIf, opcode, reads: allFlags)
+        case 0x140...0x14F: return .plain(.load, opcode, reads: condition(insn))
+        case 0x180...0x18F: return .plain(.jumpIf, reads: condition(insn))
+        case 0x190...0x19F: return .plain(.setIf, opcode, reads: condition(insn))
         case 0x1AF: return size >= 4 ? .flags(.load, opcode) : NativePlan()
         case 0x1B6, 0x1B7, 0x1BE, 0x1BF: return size >= 4 ? .plain(.load, opcode) : NativePlan()
         case 0x1C8...0x1CF: return size >= 4 ? .plain(.byteSwap) : NativePlan()

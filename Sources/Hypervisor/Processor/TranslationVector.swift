@@ -53,6 +53,8 @@ extension Translation {
     mutating func emitDivide(_ insn: Insn, _ plan: NativePlan) {
         let size = insn.pointee.op_size
         let (address, scratch) = (HostRegister.address, HostRegister.scratch)
+        // #DE is likely enough that its frame shall hold the flags even if nobody reads them.
+        saveFlags()
         clobberFlags(plan)
         var divisor = address
         if insn.pointee.mem != 0 {

@@ -15,7 +15,6 @@ enum StateOffset {
     static let modeKey = place(\.mode_key)
     static let attention = place(\.attention)
     static let instructions = place(\.instructions)
-    static let jumpGeneration = place(\.jump_generation)
     static let jumps = place(\.jumps)
     static let flags = place(\.native_flags)
     static let target = place(\.native_target)
@@ -89,6 +88,7 @@ struct Translator {
         let handlers = emitter.at
         Self.emitHandlers(&emitter)
         let dispatch = emitter.at
+        emitter.load(HostRegister.address, .state(StateOffset.rip))
         Self.emitDispatch(&emitter, exit: exit)
         let loadVector = emitter.at
         Self.emitLoadVector(&emitter)
@@ -209,32 +209,22 @@ struct Translator {
         leave(&emitter)
     }
 
-    /// Goes on at `rip` by the jump cache, or leaves.
+    /// Goes on at `rip`, which r10 holds, by the jump cache, or leaves.
     static func emitDispatch(_ emitter: inout Emitter, exit: UnsafeMutablePointer<UInt8>) {
         let (address, scratch) = (HostRegister.address, HostRegister.scratch)
-        emitter.load(address, .state(StateOffset.rip))
         emitter.move(scratch, address)
         emitter.bytes(0x49, 0xC1, 0xEB, 12)  // shr r11, 12
         emitter.insn(0x31, 8, address, .register(scratch))  // xor r11, r10
         emitter.bytes(0x41, 0x81, 0xE3)  // and r11d, slots - 1
         emitter.long(Int32(APUS_JUMPS) - 1)
-        emitter.address(scratch, base: scratch, index: scratch, scale: 1, displacement: 0)
-        emitter.bytes(0x49, 0xC1, 0xE3, 3)  // shl r11, 3
+        emitter.bytes(0x49, 0xC1, 0xE3, 5)  // shl r11, 5
         emitter.insn(0x03, 8, scratch, .state(StateOffset.jumps))
         emitter.insn(0x39, 8, address, .memory(scratch, 0))
         emitter.jump(if: 5, to: exit)
-        emitter.insn(0x8B, 4, address, .state(StateOffset.modeKey))
-        emitter.insn(0x39, 4, address, .memory(scratch, 8))
+        emitter.load(address, .state(StateOffset.modeKey))
+        emitter.insn(0x39, 8, address, .memory(scratch, 8))
         emitter.jump(if: 5, to: exit)
-        emitter.insn(0x8B, 4, address, .state(StateOffset.jumpGeneration))
-        emitter.insn(0x39, 4, address, .memory(scratch, 12))
-        emitter.jump(if: 5, to: exit)
-        emitter.load(scratch, .memory(scratch, 16))
-        let native = Int32(truncatingIfNeeded: MemoryLayout<apus_block>.offset(of: \.native) ?? 0)
-        emitter.load(scratch, .memory(scratch, native))
-        emitter.insn(0x85, 8, scratch, .register(scratch))
-        emitter.jump(if: 4, to: exit)
-        emitter.bytes(0x41, 0xFF, 0xE3)  // jmp r11
+        emitter.insn(0xFF, 4, 4, .memory(scratch, 24))  // jmp [r11 + 24]
     }
 
     // MARK: Blocks
@@ -242,7 +232,10 @@ struct Translator {
     /// Gives a block native code if it can have any.
     mutating func translate(_ cpu: CPU, _ block: Block) {
         guard block.pointee.mode_key & 3 == 3, block.pointee.bytes > 0 else { return }
-        if next - start > bytes - Self.reserve { removeAll(cpu.engine) }
+        if next - start > bytes - Self.reserve {
+            removeAll(cpu.engine)
+            cpu.pointee.jump_generation &+= 1
+        }
         var translation = Translation(common, cpu, block, at: next)
         guard translation.run() else { return }
         let code = next

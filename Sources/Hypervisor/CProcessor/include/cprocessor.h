@@ -100,7 +100,12 @@ struct apus_block {
 };
 
 /// One entry of the jump cache: linear address and mode to block.
-typedef struct apus_jump { uint64_t linear; uint64_t key; apus_block *_Nullable block; } apus_jump;
+typedef struct apus_jump {
+    uint64_t linear;
+    uint64_t key;                  ///< `mode_key` and `jump_generation` as they lie in the vCPU
+    apus_block *_Nullable block;
+    const void *_Nullable native;  ///< its translation, or the way back to the loop
+} apus_jump;
 enum { APUS_JUMPS = 4096 };
 
 /// A set of entries for each way to look at memory.
@@ -129,11 +134,12 @@ struct apus_vcpu {
     apus_segment seg[8];
 
     // What handlers test often; kept by `updateMode` in the system part.
+    uint32_t mode_key;       ///< all that decoding and handler choice depend on; part of the block key
+    uint32_t jump_generation; ///< counts flushes and lost blocks: the jump cache dies with it
     uint8_t cpl;
     uint8_t code_size;       ///< default operand size of CS: 2, 4 or 8 (8: 64-bit mode)
     uint8_t stack_size;      ///< width of the stack pointer: 2, 4 or 8
     uint8_t tlb_mode;        ///< index of the TLB set in use
-    uint32_t mode_key;       ///< all that decoding and handler choice depend on; part of the block key
     bool protected_mode;     ///< CR0.PE and not virtual-8086
     bool long_mode;          ///< EFER.LMA
     bool paging;             ///< CR0.PG
@@ -182,7 +188,6 @@ struct apus_vcpu {
     apus_tlb_entry *tlb_write;
     apus_tlb_entry *tlb_first; ///< tlb[0][0]
     uint32_t tlb_generation;   ///< counts flushes: what depends on linear addresses dies with it
-    uint32_t jump_generation;  ///< counts flushes and lost blocks: the jump cache dies with it
     bool window_wanted;        ///< leave when an interrupt can be taken
     apus_jump *jumps;          ///< APUS_JUMPS entries
     apus_block *_Nullable current; ///< the block that runs
