@@ -120,6 +120,9 @@ let package = Package(
             name: "DeviceContract", dependencies: ["Machine"], path: "Tests/DeviceContract", swiftSettings: language),
         .testTarget(
             name: "MachineTests", dependencies: ["DeviceContract", "Machine", "Registers"], swiftSettings: language),
+        // A program that the tests of `Confinement` start.
+        .executableTarget(name: "confined", dependencies: ["Host"], path: "Tests/Confined", swiftSettings: language),
+        .testTarget(name: "HostTests", dependencies: ["Host", "confined"], swiftSettings: language),
         .testTarget(name: "IoreqTests", dependencies: ["Host", "Ioreq"], swiftSettings: language),
         .testTarget(
             name: "ChipsTests", dependencies: ["Chips", "DeviceContract", "Machine", "Registers"],

@@ -141,6 +141,16 @@ private final class Client {
         #expect(third.first?.encoding == -223 && third.first?.width == 200 && third.first?.height == 100)
     }
 
+    @Test("A new client costs the machine's loop no wait") func newClient() throws {
+        let (_, reactor, server) = try serve()
+        let clients = try (0..<4).map { _ in try #require(Client(port: server.port, reactor: reactor)) }
+        let start = monotonicNanoseconds()
+        while server.clientCount < 4, monotonicNanoseconds() - start < 5_000_000_000 { reactor.turn() }
+        // libvncserver's own wait would be 100 ms for each of them.
+        #expect(monotonicNanoseconds() - start < 200_000_000)
+        for client in clients { #expect(client.shakeHands().name == "installer") }
+    }
+
     @Test("Keys come by keysym, and by scan code once the client may; keys go up when it leaves")
     func keys() throws {
         let (_, reactor, server) = try serve()

@@ -82,6 +82,23 @@ extension Guests {
             try bystander.waitForScreen("Memtest86+", "Pass")
         }
 
+        @Test("The domain's processes are confined: no capabilities, no new privileges, a filter on every thread")
+        func confined() throws {
+            let domain = try Domain("confined", Guests.HVMTests.cdrom(Self.iso, memory: 64))
+            let all = try processes(of: domain.directory)
+            #expect(all.count == 2)
+            for process in all {
+                let tasks = try FileManager.default.contentsOfDirectory(atPath: "/proc/\(process.id)/task")
+                for task in tasks {
+                    let path = "/proc/\(process.id)/task/\(task)/status"
+                    let text = String(decoding: FileManager.default.contents(atPath: path) ?? Data(), as: UTF8.self)
+                    for line in ["Seccomp:\t2", "NoNewPrivs:\t1", "CapEff:\t0000000000000000"] {
+                        #expect(text.contains(line), "\(process.name) has no \(line)")
+                    }
+                }
+            }
+        }
+
         /// The processes that serve the domain of `directory`.
         private func processes(of directory: URL) throws -> [(id: pid_t, name: String)] {
             try FileManager.default.contentsOfDirectory(atPath: "/proc").compactMap { entry in

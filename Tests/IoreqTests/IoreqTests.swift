@@ -63,6 +63,24 @@ import Testing
         #expect(!pages.hasCommands)
     }
 
+    @Test("A full ring waits for nobody once the hypervisor has been killed") func peerGone() throws {
+        var pages = try IoreqPages.make()
+        let other: Descriptor
+        do {
+            let (near, far) = try MessageSocket.pair()
+            pages.peer = near.descriptor
+            other = far.descriptor
+        }
+        for _ in 0..<128 { pages.send(.a20(true)) }
+        #expect(pages.peer?.hasHungUp == false)
+        closeDescriptor(other.number)
+        #expect(pages.peer?.hasHungUp == true)
+        pages.send(.reset)
+        var count = 0
+        while pages.withCommand({ #expect($0 == .a20(true)) }) { count += 1 }
+        #expect(count == 128, "what found no room is lost with the domain")
+    }
+
     @Test("RAM above the PCI hole begins at 4 GiB") func layout() {
         // The layout is arithmetic; a sparse file of 5 GiB costs nothing.
         guard let ram = try? GuestRAM.make(size: 5 << 30) else { return }

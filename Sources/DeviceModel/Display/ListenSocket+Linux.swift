@@ -60,6 +60,13 @@ struct ListenSocket {
     }
 }
 
+/// What libvncserver does to a new client's socket.
+func prepareClient(_ socket: Int32) {
+    _ = fcntl(socket, F_SETFL, O_NONBLOCK)
+    var one: Int32 = 1
+    unsafe setsockopt(socket, Int32(IPPROTO_TCP), TCP_NODELAY, &one, 4)
+}
+
 /// Bytes that a socket has not handed to the other side yet.
 func unsentBytes(_ socket: Int32) -> Int {
     var count: Int32 = 0

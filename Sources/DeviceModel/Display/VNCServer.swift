@@ -1,7 +1,7 @@
 // The VNC server of a domain's screen, on libvncserver.
 // Source: RFC 6143 (RFB); the rfbproto community document for the extended key event.
 // Modelled: one IPv4 address, VNC password, resize, dirty rectangles, keysyms and scan codes, relative and absolute pointer.
-// Quirks: runs in its owner's event loop; looks at the screen 30 times a second while a client is there, else never.
+// Quirks: web sockets are not recognised; runs in its owner's event loop; looks at the screen 30 times a second while a client is there, else never.
 
 internal import CVNC
 internal import Glibc
@@ -170,13 +170,27 @@ extension VNCServer {
     private func takeClients() {
         while let number = socket.accept() {
             // libvncserver waits with select(2), which knows no higher descriptors.
-            guard number < 1_000 else {
-                close(number)
-                continue
-            }
-            unsafe _ = rfbNewClient(rfb, number)
+            if number < 1_000 { greet(Descriptor(owning: number)) } else { close(number) }
         }
         reap()
+    }
+
+    /// Makes a client of a connection.
+    ///
+    /// libvncserver looks whether a new client speaks first, as web sockets do, and the whole machine would wait those
+    /// 100 ms. So it meets one that has spoken: a socket of our own, whose number then becomes the client's.
+    private func greet(_ connection: Descriptor) {
+        guard let (near, far) = try? StreamSocket.pair() else { return }
+        try? HostFile.write(Array("RFB ".utf8), to: far.number)
+        let number = dup(near.number)
+        guard number >= 0, number < 1_000, let record = unsafe rfbNewClient(rfb, number) else { return }
+        prepareClient(connection.number)
+        guard let version = try? HostFile.readAvailable(far.number), unsafe record.pointee.sock == number,
+            dup2(connection.number, number) == number, fcntl(number, F_SETFD, FD_CLOEXEC) == 0,
+            (try? HostFile.write(version, to: number)) != nil
+        else { return unsafe rfbCloseClient(record) }
+        reactor.unwatch(number)
+        reactor.watch(number) { [weak self] _ in self?.serve() }
     }
 
     @unsafe private func welcome(_ client: rfbClientPtr?) {

@@ -56,8 +56,10 @@ public final class DeviceModel {
         let ram = GuestRAM(
             memory: try SharedMemory(mapping: descriptors[0], size: ramBytes, name: "guest RAM"),
             codeMap: try SharedMemory(mapping: descriptors[1], size: ramBytes >> 12, name: "the code map"))
-        pages = IoreqPages(
+        var pages = IoreqPages(
             try SharedMemory(mapping: descriptors[2], size: IoreqLayout.size, name: "the ioreq pages"))
+        pages.peer = hypervisor.descriptor
+        self.pages = pages
         video = try SharedMemory(
             mapping: descriptors[3], size: config.display.videoMemory << 20, name: "video memory")
         reactor = try Reactor()
@@ -121,11 +123,17 @@ public final class DeviceModel {
 
     /// Tells the hypervisor that it may start, and serves until it is gone.
     public func run(ready: () throws -> Void) throws {
+        try Confinement.deviceModel.enter(as: "device-model")
         try hypervisor.send(Array("r".utf8))
         try ready()
         reactor.run()
         for image in drives.images { image.drain() }
     }
+}
+
+extension Confinement {
+    /// All files and ports are open; the toolstack opens the discs that are put in later.
+    static var deviceModel: Confinement { .living + .events + .conversation + .images }
 }
 
 /// The control protocol: one JSON object a line.
@@ -177,7 +185,11 @@ extension DeviceModel {
             return Reply(error: "\(vdev ?? "nothing") is no CD drive of this domain")
         }
         do {
-            let image = try target.map { try DiskImage($0, for: .cdrom, readOnly: true, on: reactor) }
+            var image: DiskImage?
+            if let target {
+                guard let file = control?.enclosed else { return Reply(error: "no open file came with \(target)") }
+                image = try DiskImage(disc: file, path: target, on: reactor)
+            }
             guard machine.channels[channel].changeMedium(unit, to: image) else {
                 return Reply(error: "\(vdev) is no CD drive of this domain")
             }

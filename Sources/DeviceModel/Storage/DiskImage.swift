@@ -31,6 +31,16 @@ public final class DiskImage: BlockStore {
         } catch { throw ImageFailure(path, .host(error.code)) }
     }
 
+    /// A disc that whoever asks for it has opened: a process that is confined opens no files.
+    public init(disc descriptor: Descriptor, path: String, on reactor: Reactor) throws(ImageFailure) {
+        let opened = try OpenedImage(path, descriptor, readOnly: true)
+        try opened.check(for: .cdrom)
+        (self.path, size, isReadOnly, cached, direct) = (path, opened.size, true, descriptor, nil)
+        do {
+            worker = try BlockWorker(descriptor: descriptor, size: opened.size, on: reactor)
+        } catch { throw ImageFailure(path, .host(error.code)) }
+    }
+
     public func readNow(at offset: UInt64, into ranges: [HostRange]) -> Bool {
         guard direct == nil, hasQuickReads else { return false }
         switch readWithoutWaiting(cached.number, ranges, at: offset) {

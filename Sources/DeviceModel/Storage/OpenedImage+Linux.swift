@@ -28,7 +28,16 @@ struct OpenedImage {
             let isUnreadable = unsafe access(path, R_OK) != 0
             throw ImageFailure(path, readOnly || isUnreadable ? .unreadable(code) : .unwritable(code))
         }
-        (self.path, descriptor) = (path, Descriptor(owning: number))
+        try self.init(path, Descriptor(owning: number), readOnly: readOnly)
+    }
+
+    /// Takes a file that somebody else has opened; `path` is its name in messages.
+    init(_ path: String, _ descriptor: Descriptor, readOnly: Bool) throws(ImageFailure) {
+        (self.path, self.descriptor) = (path, descriptor)
+        let number = descriptor.number
+        var status = stat()
+        let type = unsafe fstat(number, &status) == 0 ? status.st_mode & S_IFMT : 0
+        guard type == S_IFREG || type == S_IFBLK else { throw ImageFailure(path, .notAnImage) }
         let end = lseek(number, 0, SEEK_END)
         guard end >= 0 else { throw ImageFailure(path, .unreadable(errno)) }
         size = UInt64(end)

@@ -3,10 +3,7 @@
 #include <sched.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/audit.h>
-#include <linux/filter.h>
 #include <linux/futex.h>
-#include <linux/seccomp.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,7 +15,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { MAX_DESCRIPTORS = 8, MAX_FILTER_CALLS = 200 };
+enum { MAX_DESCRIPTORS = 8 };
 
 int chost_futex_wait(volatile uint32_t *word, uint32_t expected, uint64_t nanoseconds) {
     struct timespec timeout = {.tv_sec = (time_t)(nanoseconds / 1000000000), .tv_nsec = (long)(nanoseconds % 1000000000)};
@@ -82,25 +79,6 @@ long chost_receive_descriptors(int socket, void *bytes, size_t count, int *descr
         *descriptor_count = held;
     }
     return received;
-}
-
-int chost_seccomp_allow(const int *allowed, int count) {
-    if (count < 0 || count > MAX_FILTER_CALLS) return -EINVAL;
-    struct sock_filter program[MAX_FILTER_CALLS + 6];
-    int length = 0;
-    program[length++] = (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, arch));
-    program[length++] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, AUDIT_ARCH_X86_64, 1, 0);
-    program[length++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS);
-    program[length++] = (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr));
-    for (int index = 0; index < count; index++) {
-        program[length++] =
-            (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (unsigned)allowed[index], (unsigned char)(count - index), 0);
-    }
-    program[length++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS);
-    program[length++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
-    struct sock_fprog filter = {.len = (unsigned short)length, .filter = program};
-    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0) return -errno;
-    return syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC, &filter) == 0 ? 0 : -errno;
 }
 
 int chost_open(const char *path, int flags, unsigned mode) {

@@ -12,6 +12,7 @@ public enum ProcessEnd: Equatable, Sendable, CustomStringConvertible {
     public var description: String {
         switch self {
         case .exit(let code): "ended with exit code \(code)"
+        case .signal(SIGSYS): "was ended for a forbidden system call"
         case .signal(let number): "was killed by signal \(number) (\(String(cString: strsignal(number))))"
         }
     }

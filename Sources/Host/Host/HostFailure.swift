@@ -21,4 +21,10 @@ public final class Descriptor: Sendable {
     public let number: Int32
     public init(owning number: Int32) { self.number = number }
     deinit { close(number) }
+
+    /// The other end of a socket or pipe is closed.
+    public var hasHungUp: Bool {
+        var watch = pollfd(fd: number, events: 0, revents: 0)
+        return poll(&watch, 1, 0) > 0
+    }
 }

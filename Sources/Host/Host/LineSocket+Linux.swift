@@ -1,21 +1,24 @@
 // Unix sockets that carry lines of text: one request, one answer.
 // Source: unix(7).
-// Modelled: a client with a deadline, and a server in a reactor. Not modelled: more than one request in flight.
+// Modelled: a client with a deadline, and a server in a reactor; a descriptor that goes with a line. Not modelled: more
+// than one request in flight.
 // Quirks: paths longer than sockaddr_un's 107 bytes work.
 internal import CHost
 internal import Glibc
 
 /// A client of a `LineServer`.
 public enum LineClient {
-    /// Sends one line to the server at `path` and waits for its answer.
-    public static func request(_ line: String, at path: String, seconds: Double = 5) throws(HostFailure) -> String {
+    /// Sends one line, and `descriptor` with it, to the server at `path` and waits for its answer.
+    public static func request(
+        _ line: String, descriptor: Int32? = nil, at path: String, seconds: Double = 5
+    ) throws(HostFailure) -> String {
         let result = chost_unix_connect(path)
         guard result >= 0 else { throw HostFailure("reach", path, result: Int(result)) }
         let socket = Descriptor(owning: result)
         let bytes = Array((line + "\n").utf8)
-        guard send(socket.number, bytes, bytes.count, Int32(MSG_NOSIGNAL)) == bytes.count else {
-            throw HostFailure("send to", path, code: errno)
-        }
+        let enclosed = descriptor.map { [$0] } ?? []
+        let sent = chost_send_descriptors(socket.number, bytes, bytes.count, enclosed, Int32(enclosed.count))
+        guard sent == bytes.count else { throw HostFailure("send to", path, result: min(sent, 0)) }
         let deadline = monotonicNanoseconds() + UInt64(max(0, seconds) * 1e9)
         var answer: [UInt8] = []
         var chunk = [UInt8](repeating: 0, count: 4096)
@@ -47,6 +50,8 @@ public final class LineServer {
     private let listener: Descriptor
     private let handler: Handler
     private var clients: [Int32: (socket: Descriptor, pending: [UInt8])] = [:]
+    /// What came with the line that is being handled.
+    public private(set) var enclosed: Descriptor?
 
     public init(path: String, reactor: Reactor, handler: @escaping Handler) throws(HostFailure) {
         let result = chost_unix_listen(path)
@@ -72,8 +77,12 @@ public final class LineServer {
 
     private func receive(_ number: Int32) {
         var chunk = [UInt8](repeating: 0, count: 4096)
-        let count = recv(number, &chunk, chunk.count, 0)
-        if count < 0 && (errno == EAGAIN || errno == EINTR) { return }
+        var descriptors = [Int32](repeating: -1, count: 8)
+        var held: Int32 = 0
+        let count = chost_receive_descriptors(number, &chunk, chunk.count, &descriptors, &held)
+        enclosed = descriptors.prefix(Int(held)).map { Descriptor(owning: $0) }.first
+        defer { enclosed = nil }
+        if count == -Int(EAGAIN) || count == -Int(EINTR) { return }
         guard count > 0, var client = clients[number], client.pending.count < Self.longest else { return drop(number) }
         client.pending += chunk.prefix(count)
         var lines: [String] = []
@@ -100,6 +109,14 @@ public final class LineServer {
 
 /// Unix stream sockets for other uses than lines.
 public enum StreamSocket {
+    /// Two connected ends, close-on-exec.
+    public static func pair() throws(HostFailure) -> (Descriptor, Descriptor) {
+        var ends: [Int32] = [-1, -1]
+        let type = Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue)
+        guard socketpair(AF_UNIX, type, 0, &ends) == 0 else { throw HostFailure("make", "a socket pair", code: errno) }
+        return (Descriptor(owning: ends[0]), Descriptor(owning: ends[1]))
+    }
+
     /// The socket file is made anew.
     public static func listen(_ path: String) throws(HostFailure) -> Descriptor {
         let result = chost_unix_listen(path)

@@ -47,11 +47,11 @@ public enum Command: Equatable, Sendable {
 }
 
 extension IoreqPages {
-    /// Device model: queues `command` and calls vCPU 0. Waits while the ring is full.
+    /// Device model: queues `command` and calls vCPU 0. Waits while the ring is full and the peer is there.
     public func send(_ command: Command) {
         let produced = word(IoreqLayout.produced).pointee.load(ordering: .relaxed)
         while produced &- word(IoreqLayout.consumed).pointee.load(ordering: .acquiring) >= IoreqLayout.commandSlots {
-            if isPeerGone { return }
+            if isPeerGone || peer.map(\.hasHungUp) == true { return }
             kick(0)
             futex(IoreqLayout.consumed).wait(
                 while: produced &- IoreqLayout.commandSlots, nanoseconds: 1_000_000)

@@ -39,6 +39,8 @@ public struct IoreqPages: @unchecked Sendable {
     // payloads, by the side that the slot's state names as owner.
     public let memory: SharedMemory
     let base: UnsafeMutableRawPointer
+    /// The socket to the other process, which hangs up when that is killed.
+    public var peer: Descriptor?
 
     /// New pages for a new domain.
     public static func make() throws(HostFailure) -> IoreqPages {

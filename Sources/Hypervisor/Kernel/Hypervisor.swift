@@ -54,6 +54,7 @@ public final class Hypervisor {
     public func run(paused: Bool, ready: () throws -> Void) throws -> EndReason {
         if config.kind == .hvm { try meetDeviceModel() } else { try build() }
         try watch()
+        try Confinement.hypervisor.enter(as: "hypervisor")
         try domain.start(paused: paused)
         try ready()
         reactor.run()
@@ -104,6 +105,11 @@ public final class Hypervisor {
             answer(self.answer(line))
         }
     }
+}
+
+extension Confinement {
+    /// Memory, code caches and sockets are made; memory for new frames may still be.
+    static var hypervisor: Confinement { .living + .events + .conversation + .memoryFiles }
 }
 
 /// The control protocol: one JSON object a line.

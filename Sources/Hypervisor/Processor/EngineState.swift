@@ -92,6 +92,8 @@ struct EngineState {
         (self.map, self.bus, self.attention) = (map, bus, attention)
         blocks = BlockCache()
         translator = Translator(&blocks)
+        // Made now: a process that is confined maps nothing executable any more.
+        _ = ThunkStore.shared
         filled = .allocate(capacity: Self.filledSlots)
         filled.initialize(repeating: 0, count: Self.filledSlots)
         regions = .allocate(capacity: Self.maximumRegions)

@@ -60,15 +60,15 @@ public struct ControlReply: Codable, Equatable, Sendable {
 }
 
 public enum Control {
-    /// Asks the process that serves `socket`.
+    /// Asks the process that serves `socket`; `descriptor` goes with the question.
     public static func ask(
-        _ socket: String, _ request: ControlRequest, seconds: Double = 5
+        _ socket: String, _ request: ControlRequest, descriptor: Int32? = nil, seconds: Double = 5
     ) throws(ToolstackError) -> ControlReply {
         let program = URL(fileURLWithPath: socket).deletingPathExtension().lastPathComponent
         let name = program == "control" ? "hypervisor" : program
         do {
             let line = String(decoding: try JSONEncoder().encode(request), as: UTF8.self)
-            let answer = try LineClient.request(line, at: socket, seconds: seconds)
+            let answer = try LineClient.request(line, descriptor: descriptor, at: socket, seconds: seconds)
             let reply = try JSONDecoder().decode(ControlReply.self, from: Data(answer.utf8))
             if let error = reply.error { throw ToolstackError("\(name): \(error)") }
             return reply

@@ -3,8 +3,12 @@
 #define CHOST_H
 #include <stdint.h>
 #include <stddef.h>
+#include <linux/audit.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/syscall.h>
 #include <sys/timerfd.h>
 
 /// Waits while `*word == expected`, at most `nanoseconds` (UINT64_MAX: for ever). 0 or -errno.
@@ -17,8 +21,12 @@ int chost_memfd(const char *name, uint64_t size);
 long chost_send_descriptors(int socket, const void *bytes, size_t count, const int *descriptors, int descriptor_count);
 /// Receives one message with up to 8 descriptors (close-on-exec); `*descriptor_count` is set. Bytes or -errno.
 long chost_receive_descriptors(int socket, void *bytes, size_t count, int *descriptors, int *descriptor_count);
-/// Loads a seccomp filter that ends the process on any call not in `allowed`. 0 or -errno.
-int chost_seccomp_allow(const int *allowed, int count);
+/// Gives up every capability and the ability to gain any, core dumps, and descriptors above `most`. It holds for the
+/// calling thread and those it starts. 0 or -errno.
+int chost_give_up_privileges(int most);
+/// Loads a seccomp filter for all threads. A call that it traps ends the process by SIGSYS, behind a line on standard
+/// error that begins with `name` (at most 31 bytes). 0 or -errno.
+int chost_seccomp(const struct sock_filter *program, int length, const char *name);
 /// open(2) and ioctl(2) without the variadic part. Result or -errno.
 int chost_open(const char *path, int flags, unsigned mode);
 int chost_ioctl(int descriptor, unsigned long request, void *argument);

@@ -5,6 +5,7 @@
 
 internal import DomainConfig
 internal import Foundation
+internal import Host
 
 extension Session {
     func control(_ record: DomainRecord) -> String { run.directory(of: record.domid).control }
@@ -137,13 +138,14 @@ extension Command {
                 throw ToolstackError(error.message)
             }
             if !target.hasPrefix("/") { target = FileManager.default.currentDirectoryPath + "/" + target }
-            guard FileManager.default.isReadableFile(atPath: target) else {
-                throw ToolstackError("there is no readable file \(target)")
-            }
         }
         let request = ControlRequest(
             text == nil ? "cd-eject" : "cd-insert", vdev: vdev, target: text == nil ? nil : target)
-        _ = try Control.ask(directory.deviceModel, request)
+        let file: Descriptor?
+        do throws(HostFailure) {
+            file = try text == nil ? nil : HostFile.open(target, .read)
+        } catch { throw ToolstackError("\(error)") }
+        _ = try Control.ask(directory.deviceModel, request, descriptor: file?.number)
         config.disks[place].target = target
         config.disks[place].format = target.isEmpty ? .empty : .raw
         do { try directory.write(config) } catch { throw ToolstackError("\(error)") }
