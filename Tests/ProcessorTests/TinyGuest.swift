@@ -15,7 +15,14 @@ final class EmptyBus: GuestBus {
     var tscFrequency: UInt64 { 1_000_000_000 }
     func readPort(_ port: UInt16, size: Int) -> UInt32 { .max }
     func writePort(_ port: UInt16, size: Int, value: UInt32) {}
-    func transferPort(_ port: UInt16, size: Int, count: Int, address: UInt64, isRead: Bool, descending: Bool) {}
+    var memory: [RAM] = []
+    func transferPort(_ port: UInt16, size: Int, count: Int, address: UInt64, isRead: Bool, descending: Bool) {
+        guard isRead else { return }
+        for ram in memory where address >= ram.start && address - ram.start < UInt64(ram.bytes) {
+            let host = ram.host + Int(address - ram.start)
+            host.initializeMemory(as: UInt8.self, repeating: 0xFF, count: size * count)
+        }
+    }
     func readMemory(_ address: UInt64, size: Int) -> UInt64 { .max }
     func writeMemory(_ address: UInt64, size: Int, value: UInt64) {}
     func readMSR(_ number: UInt32) -> UInt64? { nil }
@@ -66,7 +73,9 @@ final class TinyGuest {
                 PhysicalRegion(
                     start: ram.start, bytes: UInt64(ram.bytes), host: ram.host, isWritable: true, codeMap: codeMap)
             })
-        engine = SoftwareCPU(index: 0, map: map, bus: EmptyBus(), attention: attention)
+        let bus = EmptyBus()
+        bus.memory = memory
+        engine = SoftwareCPU(index: 0, map: map, bus: bus, attention: attention)
         engine.reset(powerOn: true, isBootProcessor: true)
         let timer = DispatchSource.makeTimerSource(queue: .global())
         nonisolated(unsafe) let (word, count) = (attention, progress)

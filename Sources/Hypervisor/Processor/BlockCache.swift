@@ -29,10 +29,16 @@ struct BlockCache {
     let pages: UnsafeMutablePointer<Block?>
     let fetches: UnsafeMutablePointer<FetchEntry>
     let jumps: UnsafeMutablePointer<apus_jump>
-    /// The block of an instruction that is not kept.
-    let single: Block
+    /// The blocks of instructions that cross pages or lie in no RAM, by linear address (in `physical`); the bytes
+    /// they were decoded from are compared each time.
+    let singles: UnsafeMutablePointer<apus_block>
+    private let singleBytes: UnsafeMutablePointer<(UInt64, UInt64)>
+    private static let singleSlots = 64
     var insnCount = 0
     var blockCount = 0
+    /// Stores to pages of code that hit no code, by page; what the limit is rises each time it is reached.
+    private let misses: UnsafeMutablePointer<(count: UInt32, limit: UInt32)>
+    private static let missSlots = 1024
     /// Executions until a new block is translated; 0: none ever is.
     var heat: UInt32 = 0
     /// From the executable to the writable mapping of translated code, and where code leaves it.
@@ -52,23 +58,54 @@ struct BlockCache {
         fetches.initialize(repeating: FetchEntry(), count: Self.fetchSlots)
         jumps = .allocate(capacity: Int(APUS_JUMPS))
         jumps.initialize(repeating: apus_jump(linear: 0, key: 0, block: nil, native: nil), count: Int(APUS_JUMPS))
-        single = .allocate(capacity: 1)
-        let room = UnsafeMutablePointer<apus_insn>.allocate(capacity: 2)
-        single.initialize(
-            to: apus_block(
-                insns: room, physical: 0, mode_key: 0, bytes: 0, count: 0, next_hash: nil, next_page: nil,
-                native: nil, heat: 0))
+        misses = .allocate(capacity: Self.missSlots)
+        misses.initialize(repeating: (0, 32), count: Self.missSlots)
+        singles = .allocate(capacity: Self.singleSlots)
+        singleBytes = .allocate(capacity: Self.singleSlots)
+        singleBytes.initialize(repeating: (0, 0), count: Self.singleSlots)
+        let room = UnsafeMutablePointer<apus_insn>.allocate(capacity: 2 * Self.singleSlots)
+        for index in 0..<Self.singleSlots {
+            (singles + index).initialize(
+                to: apus_block(
+                    insns: room + 2 * index, physical: 0, mode_key: 0, bytes: 0, count: 0, next_hash: nil,
+                    next_page: nil, native: nil, heat: 0))
+        }
     }
 
     func deallocate() {
-        single.pointee.insns.deallocate()
-        single.deallocate()
+        singles.pointee.insns.deallocate()
+        singles.deallocate()
+        misses.deallocate()
+        singleBytes.deallocate()
         insns.deallocate()
         blocks.deallocate()
         hashes.deallocate()
         pages.deallocate()
         fetches.deallocate()
         jumps.deallocate()
+    }
+
+    /// The place for the single instruction at a linear address.
+    func crossing(_ linear: UInt64) -> Block {
+        singles + Int(truncatingIfNeeded: linear ^ linear &>> 12) & (Self.singleSlots - 1)
+    }
+
+    private static func mask(_ bytes: Int) -> (UInt64, UInt64) {
+        if bytes >= 16 { return (.max, .max) }
+        return bytes >= 8 ? (.max, (1 &<< UInt64(8 * (bytes - 8))) &- 1) : ((1 &<< UInt64(8 * bytes)) &- 1, 0)
+    }
+
+    /// Whether the instruction at `single` was decoded from what these bytes begin with.
+    func holds(_ single: Block, _ low: UInt64, _ high: UInt64, _ have: Int) -> Bool {
+        let length = Int(single.pointee.bytes)
+        guard length <= have else { return false }
+        let (kept, mask) = (singleBytes[single - singles], Self.mask(length))
+        return (kept.0 ^ low) & mask.0 | (kept.1 ^ high) & mask.1 == 0
+    }
+
+    func note(_ single: Block, _ low: UInt64, _ high: UInt64, _ bytes: Int) {
+        let mask = Self.mask(bytes)
+        singleBytes[single - singles] = (low & mask.0, high & mask.1)
     }
 
     @inline(__always) private func hashSlot(_ physical: UInt64, _ key: UInt32) -> Int {
@@ -142,6 +179,16 @@ struct BlockCache {
         return (hit, isEmpty)
     }
 
+    /// Counts a store to a page of code that hit none. true: so many did that the code is likely to be a leftover of
+    /// another use of the page, and is better forgotten.
+    func isStale(_ physical: UInt64) -> Bool {
+        let slot = misses + Int(truncatingIfNeeded: physical &>> 12) & (Self.missSlots - 1)
+        slot.pointee.count &+= 1
+        guard slot.pointee.count >= slot.pointee.limit else { return false }
+        slot.pointee = (0, min(slot.pointee.limit &* 2, 1 << 20))
+        return true
+    }
+
     private func unhash(_ block: Block) {
         let slot = hashSlot(block.pointee.physical, block.pointee.mode_key)
         var next = hashes[slot]
@@ -180,6 +227,7 @@ struct BlockCache {
 
     /// Makes a running block leave behind the instruction that runs.
     func cut(_ block: Block) {
+        if block >= singles, block < singles + Self.singleSlots { block.pointee.mode_key = 0 }
         for index in 0...Int(block.pointee.count) { block.pointee.insns[index].handler = leaveBlock }
     }
 
@@ -206,16 +254,21 @@ let leaveBlock: apus_handler = { cpu, insn in
 extension UnsafeMutablePointer where Pointee == apus_vcpu {
     /// A store reached a page that holds code.
     @inline(never) func codeWritten(_ physical: UInt64, _ bytes: UInt64) {
-        forgetCode(physical, bytes)
         let engine = engine
+        if !forgetCode(physical, bytes), !engine.pointee.isShared, engine.pointee.blocks.isStale(physical) {
+            forgetCode(physical & ~0xFFF, 4096)
+        }
         if engine.pointee.isShared { engine.pointee.map.engines.tell(.written(physical, bytes), from: engine) }
     }
 
-    /// Forgets code of this vCPU decoded from a physical range.
-    func forgetCode(_ physical: UInt64, _ bytes: UInt64) {
-        guard bytes > 0 else { return }
+    /// Forgets code of this vCPU decoded from a physical range; whether there was any.
+    @discardableResult func forgetCode(_ physical: UInt64, _ bytes: UInt64) -> Bool {
+        guard bytes > 0 else { return false }
         let engine = engine
-        if bytes > 1 << 20 { return forgetAllCode() }
+        if bytes > 1 << 20 {
+            forgetAllCode()
+            return true
+        }
         var start = physical
         let end = physical &+ bytes
         var anyHit = false
@@ -231,6 +284,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
             start &+= part
         }
         if anyHit { self.pointee.jump_generation &+= 1 }
+        return anyHit
     }
 
     func forgetAllCode() {
@@ -369,7 +423,6 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
 
     /// Decodes one instruction that may cross a page, is traced, or lies in no RAM.
     func decodeSingle(_ linear: UInt64) throws(Fault) -> Block {
-        let single = engine.pointee.blocks.single
         var bytes: (UInt64, UInt64) = (0, 0)
         var have = 0
         var fault: Fault?
@@ -395,6 +448,14 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
                 break
             }
         }
+        let single = engine.pointee.blocks.crossing(linear)
+        let key = self.pointee.mode_key
+        if single.pointee.mode_key == key, single.pointee.physical == linear, self.pointee.code_size == 8,
+            engine.pointee.blocks.holds(single, bytes.0, bytes.1, have)
+        {
+            return single
+        }
+        single.pointee.mode_key = 0
         let insn = single.pointee.insns
         let length = withUnsafeBytes(of: &bytes) { buffer in
             buffer.baseAddress.map {
@@ -410,6 +471,8 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
         close(insn + 1, length)
         single.pointee.count = 1
         single.pointee.bytes = UInt32(truncatingIfNeeded: length)
+        (single.pointee.mode_key, single.pointee.physical) = (key, linear)
+        engine.pointee.blocks.note(single, bytes.0, bytes.1, length)
         return single
     }
 }

@@ -28,6 +28,8 @@ enum HostPlace {
 struct Emitter {
     /// Next byte, in the writable mapping.
     var at: UnsafeMutablePointer<UInt8>
+    /// Byte registers 4 to 7 are AH, CH, DH, BH: no REX, which only the first four registers do without.
+    var hasHighBytes = false
 
     mutating func byte(_ value: UInt8) {
         at.pointee = value
@@ -56,7 +58,7 @@ struct Emitter {
         case .register(let r), .memory(let r, _): if r >= 8 { rex |= 0x41 }
         case .state: break
         }
-        if rex != 0 { byte(rex) }
+        if rex != 0, !hasHighBytes { byte(rex) }
         if opcode > 0xFF { byte(0x0F) }
         byte(UInt8(truncatingIfNeeded: opcode))
         modRM(reg, place)

@@ -66,7 +66,7 @@ final class EngineList: @unchecked Sendable {
 typealias Engine = UnsafeMutablePointer<EngineState>
 
 struct EngineState {
-    static let filledSlots = 512
+    static let filledSlots = 4096
 
     let bus: any GuestBus
     let map: PhysicalMap
@@ -76,6 +76,11 @@ struct EngineState {
     /// TLB entries in use since the last flush, unless there are too many to note.
     let filled: UnsafeMutablePointer<UInt16>
     var filledCount = 0
+    /// The same for entries of global pages, which outlive CR3.
+    let globals: UnsafeMutablePointer<UInt16>
+    var globalCount = 0
+    /// The page that the last walk found is global.
+    var foundGlobal = false
     /// Linear range within which translations come from large pages.
     var largeFirst = UInt64.max
     var largeLast: UInt64 = 0
@@ -96,6 +101,8 @@ struct EngineState {
         _ = ThunkStore.shared
         filled = .allocate(capacity: Self.filledSlots)
         filled.initialize(repeating: 0, count: Self.filledSlots)
+        globals = .allocate(capacity: Self.filledSlots)
+        globals.initialize(repeating: 0, count: Self.filledSlots)
         regions = .allocate(capacity: Self.maximumRegions)
         takeRegions()
     }
@@ -104,6 +111,7 @@ struct EngineState {
         translator?.deallocate()
         blocks.deallocate()
         filled.deallocate()
+        globals.deallocate()
         regions.deallocate()
     }
 

@@ -60,6 +60,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
     @inline(never) func walk(
         _ linear: UInt64, _ intent: Intent
     ) throws(Fault) -> (physical: UInt64, isWritable: Bool, isLarge: Bool) {
+        engine.pointee.foundGlobal = false
         if self.pointee.cr0 & 1 << 31 == 0 { return (linear & 0xFFFF_FFFF, true, false) }
         if self.pointee.cr4 & 0x20 == 0 {
             while true { if let found = try walk32(linear, intent) { return found } }
@@ -121,6 +122,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
             else { return nil }
             let physical = entry & addressBits & ~mask | linear & mask
             let writes = storeAllowed(rights, intent.mode) && (entry | wanted) & dirty != 0
+            noteGlobal(entry)
             return (physical, writes, level > 1)
         }
     }
@@ -156,6 +158,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
             guard mark32(Step(address: directory, entry: top), wanted) else { return nil }
             let base = top & 0xFFC0_0000 | (top &>> 13 & 0xFF) &<< 32
             let writes = storeAllowed(top, intent.mode) && (top | wanted) & dirty != 0
+            noteGlobal(top)
             return (base | linear & 0x3F_FFFF, writes, true)
         }
         let address = top & 0xFFFF_F000 &+ (linear &>> 12 & 0x3FF) &* 4
@@ -167,7 +170,13 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
             mark32(Step(address: address, entry: entry), wanted)
         else { return nil }
         let writes = storeAllowed(rights, intent.mode) && (entry | wanted) & dirty != 0
+        noteGlobal(entry)
         return (entry & 0xFFFF_F000 | linear & 0xFFF, writes, false)
+    }
+
+    /// Bit 8 of an entry that maps a page, with CR4.PGE set (SDM vol. 3 §4.10.2.4).
+    @inline(__always) private func noteGlobal(_ entry: UInt64) {
+        engine.pointee.foundGlobal = entry & 1 << 8 != 0 && self.pointee.cr4 & CR4.pageGlobal != 0
     }
 
     /// Whether the rights that all levels agree on permit the access (SDM vol. 3 §4.6.1).
@@ -200,22 +209,31 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
         self.pointee.tlb_first + (Int(mode) &* 2 &+ (write ? 1 : 0)) &* Int(APUS_TLB_ENTRIES)
     }
 
-    /// Drops all translations; entries of global pages may be kept, and are dropped as well.
+    /// Drops all translations, or all but those of global pages.
     func flushTLB(keepGlobal: Bool) {
         let engine = engine
-        if engine.pointee.filledCount > EngineState.filledSlots {
-            clearTLB()
+        let isNoted = max(engine.pointee.filledCount, engine.pointee.globalCount) <= EngineState.filledSlots
+        if isNoted {
+            drop(engine.pointee.filled, engine.pointee.filledCount)
+            if !keepGlobal { drop(engine.pointee.globals, engine.pointee.globalCount) }
         } else {
-            for slot in 0..<engine.pointee.filledCount {
-                let place = Int(engine.pointee.filled[slot])
-                self.pointee.tlb_first[place].tag = emptyTag(place)
-            }
+            clearTLB()
         }
         engine.pointee.filledCount = 0
-        engine.pointee.largeFirst = .max
-        engine.pointee.largeLast = 0
+        if !keepGlobal || !isNoted {
+            engine.pointee.globalCount = 0
+            engine.pointee.largeFirst = .max
+            engine.pointee.largeLast = 0
+        }
         self.pointee.tlb_generation &+= 1
         self.pointee.jump_generation &+= 1
+    }
+
+    private func drop(_ places: UnsafeMutablePointer<UInt16>, _ count: Int) {
+        for slot in 0..<count {
+            let place = Int(places[slot])
+            self.pointee.tlb_first[place].tag = emptyTag(place)
+        }
     }
 
     /// Drops the translations of the page at `linear`.
@@ -253,13 +271,16 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
     /// Drops store translations that lead to the host page at `host`.
     func flushStores(to host: UnsafeMutableRawPointer) {
         let page = UInt64(UInt(bitPattern: host)) & ~0xFFF
-        for mode in 0..<Int(APUS_TLB_MODES) {
-            let entries = tlbSet(UInt8(mode), write: true)
-            for index in 0..<Int(APUS_TLB_ENTRIES)
-            where entries[index].host == page {
-                entries[index].tag = emptyTag(index)
-            }
+        let engine = engine
+        if max(engine.pointee.filledCount, engine.pointee.globalCount) > EngineState.filledSlots {
+            return flushStores()
         }
+        for slot in 0..<engine.pointee.filledCount { dropStore(Int(engine.pointee.filled[slot]), page) }
+        for slot in 0..<engine.pointee.globalCount { dropStore(Int(engine.pointee.globals[slot]), page) }
+    }
+    private func dropStore(_ place: Int, _ page: UInt64) {
+        guard place & Int(APUS_TLB_ENTRIES) != 0, self.pointee.tlb_first[place].host == page else { return }
+        self.pointee.tlb_first[place].tag = emptyTag(place)
     }
 
     /// The address of a page that never has entry `place`.
@@ -275,10 +296,15 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
         let hostPage = UInt64(UInt(bitPattern: host)) & ~0xFFF
         self.pointee.tlb_first[place] = apus_tlb_entry(tag: page, host: hostPage)
         let engine = engine
-        if engine.pointee.filledCount < EngineState.filledSlots {
-            engine.pointee.filled[engine.pointee.filledCount] = UInt16(place)
+        if engine.pointee.foundGlobal {
+            let count = engine.pointee.globalCount
+            if count < EngineState.filledSlots { engine.pointee.globals[count] = UInt16(truncatingIfNeeded: place) }
+            if count <= EngineState.filledSlots { engine.pointee.globalCount = count + 1 }
+            return
         }
-        if engine.pointee.filledCount <= EngineState.filledSlots { engine.pointee.filledCount += 1 }
+        let count = engine.pointee.filledCount
+        if count < EngineState.filledSlots { engine.pointee.filled[count] = UInt16(truncatingIfNeeded: place) }
+        if count <= EngineState.filledSlots { engine.pointee.filledCount = count + 1 }
     }
 
     /// Translates `linear` for a data access and remembers the translation if it leads to RAM.

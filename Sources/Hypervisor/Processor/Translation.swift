@@ -211,7 +211,7 @@ struct Translation {
     private func needsVector(_ start: Int) -> Bool {
         for index in start..<count {
             if plans[index].form == .handler { return false }
-            if plans[index].form == .vector { return true }
+            if plans[index].form == .vector || plans[index].form == .control { return true }
         }
         return false
     }

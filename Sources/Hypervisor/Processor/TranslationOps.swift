@@ -7,6 +7,8 @@ internal import CProcessor
 
 extension Translation {
     mutating func emitInstruction(_ insn: Insn, _ plan: NativePlan, _ index: Int) {
+        emitter.hasHighBytes = false
+        if plan.hasHighBytes { return emitHighBytes(insn, plan) }
         switch plan.form {
         case .handler, .nothing: break
         case .store: emitStore(insn, plan)
@@ -39,6 +41,7 @@ extension Translation {
         case .doubleShift: emitDoubleShift(insn, plan)
         case .fence: emitter.bytes(0x0F, 0xAE, insn.pointee.modrm)
         case .vector: emitVector(insn, plan)
+        case .control: emitControl(insn, plan)
         }
     }
 

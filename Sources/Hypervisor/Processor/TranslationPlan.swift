@@ -25,6 +25,8 @@ enum NativeForm: UInt8 {
     case divide, doubleShift, fence
     /// SSE and its relatives, XMM registers being the host's.
     case vector
+    /// LDMXCSR and STMXCSR.
+    case control
 }
 
 struct NativePlan {
@@ -40,6 +42,8 @@ struct NativePlan {
     var opcode: UInt16 = 0
     var extensionCode: UInt8 = 0
     var isLocked = false
+    /// AH, CH, DH or BH takes part.
+    var hasHighBytes = false
     /// Flags are live behind the instruction.
     var liveOut: UInt32 = NativePlan.allFlags
 
@@ -64,7 +68,7 @@ struct NativePlan {
         if handler == none { return .plain(.nothing) }
         guard handler != undefined, insn.pointee.vex == 0, insn.pointee.mem == 0 || insn.pointee.addr_size == 8
         else { return NativePlan() }
-        if insn.pointee.vector != 0 { return vector(insn) }
+        if insn.pointee.vector == 1 { return vector(insn) }
         if insn.pointee.prefixes & UInt8(APUS_PREFIX_LOCK) != 0 { return locked(of(insn, isLocked: true)) }
         return of(insn, isLocked: false)
     }
@@ -79,9 +83,13 @@ struct NativePlan {
         switch plan.form {
         case .store, .load, .exchangeMemory:
             // AH ... BH cannot be named beside r8 ... r15.
-            if (insn.pointee.reg_at | (insn.pointee.mem == 0 ? insn.pointee.rm_at : 0)) & 1 != 0 { return NativePlan() }
+            guard (insn.pointee.reg_at | (insn.pointee.mem == 0 ? insn.pointee.rm_at : 0)) & 1 != 0 else { break }
+            let isExtension = plan.opcode >= 0x100
+            let isPossible =
+                insn.pointee.mem == 0 && (isExtension ? insn.pointee.reg < 8 && insn.pointee.reg != 4 : true)
+            return isPossible ? plan.highBytes : NativePlan()
         case .single, .setIf, .moveImmediate:
-            if insn.pointee.mem == 0, insn.pointee.rm_at & 1 != 0 { return NativePlan() }
+            if insn.pointee.mem == 0, insn.pointee.rm_at & 1 != 0 { return plan.highBytes }
         default: break
         }
         return plan
@@ -168,6 +176,12 @@ struct NativePlan {
         }
     }
 
+    private var highBytes: NativePlan {
+        var plan = self
+        plan.hasHighBytes = true
+        return plan
+    }
+
     private func extended(_ code: UInt8) -> NativePlan {
         var plan = self
         plan.extensionCode = code
@@ -230,6 +244,8 @@ struct NativePlan {
                 ? NativePlan() : .flags(.single, opcode, writes: 1, extensionCode: which)
         case 0x1A4, 0x1A5, 0x1AC, 0x1AD:
             return isMemory || size < 4 ? NativePlan() : .flags(.doubleShift, opcode, writes: 0)
+        case 0x1AE where isMemory && insn.pointee.prefixes & 0xE == 0 && insn.pointee.isControl:
+            return .plain(.control)
         case 0x1AE where !isMemory && insn.pointee.modrm >= 0xE8 && insn.pointee.prefixes & 0xE == 0:
             return .plain(.fence)
         case 0x1B0, 0x1B1: return isMemory ? .flags(.exchangeMemory, opcode) : NativePlan()
@@ -240,4 +256,9 @@ struct NativePlan {
         default: return NativePlan()
         }
     }
+}
+
+extension apus_insn {
+    /// LDMXCSR or STMXCSR, if it is 1AE and allowed at all: then `stateHandler` marked it.
+    fileprivate var isControl: Bool { vector == 2 }
 }

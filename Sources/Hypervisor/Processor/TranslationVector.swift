@@ -35,6 +35,52 @@ extension Translation {
         if form.rm == .general, isStore, insn.pointee.mem == 0 { giveBack(insn.pointee.rm, rm) }
     }
 
+    /// LDMXCSR and STMXCSR; a value that is reserved or unmasks something is left to the handler.
+    mutating func emitControl(_ insn: Insn, _ plan: NativePlan) {
+        let isStore = insn.pointee.modrm >> 3 & 7 == 3
+        let place = memory(insn, 4, write: isStore, plan)
+        if !isStore {
+            let scratch = HostRegister.scratch
+            emitter.insn(0x8B, 4, scratch, place)
+            emitter.insn(0x81, 4, 6, .register(scratch))  // xor
+            emitter.long(0x1F80)
+            emitter.insn(0xF7, 4, 0, .register(scratch))
+            emitter.long(Int32(bitPattern: ~apus_host_mxcsr_mask() | 0x1F80))
+            giveUp(if: 5)
+        }
+        emitter.insn(0x1AE, 4, isStore ? 3 : 2, place)
+    }
+
+    /// An instruction with AH, CH, DH or BH and no memory operand: as the guest wrote it, without REX.
+    mutating func emitHighBytes(_ insn: Insn, _ plan: NativePlan) {
+        func number(_ place: UInt8) -> UInt8 { place >> 3 | (place & 1) << 2 }
+        let rm = HostPlace.register(number(insn.pointee.rm_at))
+        prepareFlags(plan)
+        emitter.hasHighBytes = true
+        switch plan.form {
+        case .store: emitter.insn(plan.opcode, 1, number(insn.pointee.reg_at), rm)
+        case .load:
+            let size = insn.pointee.op_size
+            emitter.insn(
+                plan.opcode, plan.opcode >= 0x100 ? min(size, 4) : 1,
+                plan.opcode >= 0x100 ? insn.pointee.reg : number(insn.pointee.reg_at), rm)
+        case .setIf: emitter.insn(plan.opcode, 1, 0, rm)
+        case .moveImmediate:
+            emitter.insn(0xC6, 1, 0, rm)
+            emitter.byte(UInt8(truncatingIfNeeded: insn.pointee.imm))
+        default:
+            emitter.insn(plan.opcode, 1, plan.extensionCode, rm)
+            switch plan.opcode {
+            case 0x80, 0xC6: emitter.byte(UInt8(truncatingIfNeeded: insn.pointee.imm))
+            case 0xF6: if plan.extensionCode < 2 { emitter.byte(UInt8(truncatingIfNeeded: insn.pointee.imm)) }
+            case 0xC0:
+                emitter.byte(insn.pointee.opcode >= 0xD0 ? 1 : UInt8(truncatingIfNeeded: insn.pointee.imm))
+            default: break
+            }
+        }
+        emitter.hasHighBytes = false
+    }
+
     /// XCHG, XADD, CMPXCHG, CMPXCHG8B and 16B.
     mutating func emitExchangeMemory(_ insn: Insn, _ plan: NativePlan) {
         let isPair = plan.opcode == 0x1C7

@@ -51,7 +51,7 @@ struct apus_insn {
     uint8_t flat;      ///< 1: linear address = effective address, nothing to check
     uint8_t reg_at;    ///< byte offset of `reg` within `gpr`; AH...BH are odd
     uint8_t rm_at;     ///< the same for `rm`
-    uint8_t vector;    ///< 1: works on XMM and general registers only, and translates as it is
+    uint8_t vector;    ///< 1: works on XMM and general registers only, and translates as it is; 2: LDMXCSR, STMXCSR
     uint64_t addr_mask; ///< what `addr_size` leaves of an effective address
     void *_Nullable extra; ///< native thunk, or whatever the handler keeps
 };
@@ -83,7 +83,7 @@ typedef struct apus_table { uint64_t base; uint32_t limit; } apus_table;
 /// `host` is where the page lies in this process.
 typedef struct apus_tlb_entry { uint64_t tag; uint64_t host; } apus_tlb_entry;
 
-enum { APUS_TLB_ENTRIES = 1024 };
+enum { APUS_TLB_ENTRIES = 4096 };
 
 /// A run of decoded instructions, ended by one whose handler leaves the block.
 typedef struct apus_block apus_block;
