@@ -13,6 +13,7 @@ build:
 	$(SWIFT_BUILD) --product hypervisor
 	$(SWIFT_BUILD) --product device-model
 	$(SWIFT_BUILD) --product xenstored
+	$(SWIFT_BUILD) --product backend
 
 # Tests are built for debugging: quick to compile, and overflow or bounds mistakes trap in all of them.
 build-tests:

@@ -20,6 +20,7 @@ let package = Package(
         .executable(name: "hypervisor", targets: ["hypervisor"]),
         .executable(name: "device-model", targets: ["device-model"]),
         .executable(name: "xenstored", targets: ["xenstored"]),
+        .executable(name: "backend", targets: ["backend"]),
     ],
     targets: [
         // Host: what Apus asks of Linux and of C libraries.
@@ -103,6 +104,16 @@ let package = Package(
             path: "Sources/Backends/BlockBackend", swiftSettings: strict),
         .target(
             name: "ConsoleBackend", dependencies: ["CXen", "Host", "Rings"], path: "Sources/Backends/ConsoleBackend",
+            swiftSettings: strict),
+
+        .target(
+            name: "DomainBackend",
+            dependencies: [
+                "BlockBackend", "ConsoleBackend", "DomainConfig", "Host", "Ioreq", "Rings", "Storage", "XenStoreClient",
+            ],
+            path: "Sources/Backends/DomainBackend", swiftSettings: strict),
+        .executableTarget(
+            name: "backend", dependencies: ["DomainBackend", "Host"], path: "Sources/Backends/backend",
             swiftSettings: strict),
 
         // Toolstack.

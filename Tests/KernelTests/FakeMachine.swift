@@ -42,6 +42,7 @@ final class FakeMachine: XenMachine, @unchecked Sendable {
     var held: Set<UInt8> = []
     func holds(vector: UInt8, vcpu: Int) -> Bool { held.contains(vector) }
     func driveCallback(_ line: Int?, _ high: Bool) { actions.append("line \(line ?? -1) \(high)") }
+    func route(_ port: Int, to vcpu: Int) {}
     func isUp(_ vcpu: Int) -> Bool { up.contains(vcpu) }
     func bringUp(_ vcpu: Int, _ start: FlatStart) { actions.append("up \(vcpu) at \(start.entry)") }
     func takeDown(_ vcpu: Int) { actions.append("down \(vcpu)") }

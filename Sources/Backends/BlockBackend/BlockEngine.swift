@@ -46,6 +46,8 @@ final class BlockEngine {
         let queue: BlockQueue
         let request: BlockRequest
         var pages: [GrantedPage] = []
+        /// Whether the medium was read into them.
+        var writesPages = false
         init(_ queue: BlockQueue, _ request: BlockRequest) { (self.queue, self.request) = (queue, request) }
     }
 
@@ -196,6 +198,7 @@ final class BlockEngine {
         guard holds(job.request.sector, count) else { return done(.error) }
         let offset = job.request.sector * UInt64(Self.sectorBytes)
         if reads {
+            job.writesPages = true
             statistics.reads &+= 1
             statistics.readSectors &+= count
             if medium.readNow(at: offset, into: ranges) { return done(.okay) }
@@ -241,7 +244,10 @@ final class BlockEngine {
 
     private func finish(_ job: Job, _ status: BlockStatus) {
         // The guest takes its pages back when it sees the response.
-        for page in job.pages { giveBack(page) }
+        for page in job.pages {
+            if job.writesPages { page.noteWritten() }
+            giveBack(page)
+        }
         job.pages = []
         underWay -= 1
         if status != .okay { statistics.failures &+= 1 }

@@ -43,7 +43,7 @@ struct BlockRequest: Equatable {
         case malformed
         case unknown
     }
-    /// Echoed in the response.
+    /// For the response: what an indirect request is to do, else the request's own (Linux's front end checks it).
     var operation: UInt8
     var id: UInt64
     var sector: UInt64
@@ -52,14 +52,15 @@ struct BlockRequest: Equatable {
     init(_ bytes: [UInt8], _ abi: BlockABI) {
         let slot = bytes[...]
         let start = abi.idOffset
-        operation = slot.byte(at: 0)
+        let request = slot.byte(at: 0)
+        operation = request == UInt8(BLKIF_OP_INDIRECT) ? slot.byte(at: 1) : request
         id = UInt64(littleEndian: slot, at: start)
         sector = UInt64(littleEndian: slot, at: start + 8)
-        switch UInt32(operation) {
+        switch UInt32(request) {
         case UInt32(BLKIF_OP_DISCARD): body = .discard(sectors: UInt64(littleEndian: slot, at: start + 16))
         case UInt32(BLKIF_OP_INDIRECT): body = Self.indirect(slot, start)
         default:
-            guard let transfer = Transfer(rawValue: operation) else {
+            guard let transfer = Transfer(rawValue: request) else {
                 body = .unknown
                 return
             }

@@ -1,6 +1,6 @@
 // A domain's frames as its back ends reach them.
 // Source: Xen's public/grant_table.h (a grant names a frame), public/memory.h.
-// Modelled: RAM in one or more extents of shared memory. Not modelled: frames of other domains.
+// Modelled: RAM in one or more extents of shared memory, pages that hold decoded code. Not modelled: foreign frames.
 // Quirks: frames that are not RAM (grant table, shared info) are no part of it, so nobody can grant them.
 public import Host
 
@@ -13,29 +13,46 @@ public import Host
         let first: UInt64
         let count: UInt64
         let base: UnsafeMutableRawPointer
+        /// A byte for each frame, if there is a code map.
+        let code: UnsafeMutableRawPointer?
     }
     private let extents: [Extent]
+    private let codeMap: SharedMemory?
+    /// Called with a frame that was written and from which code has been decoded.
+    public var onCodeWritten: (UInt64) -> Void = { _ in }
     /// Keeps the mappings that the extents point into.
     private let memory: SharedMemory
 
     /// What `memory` holds from `offset` on is `bytes` bytes of RAM that begin at frame `first`.
     public typealias Part = (first: UInt64, offset: Int, bytes: Int)
 
-    /// Takes the parts of `memory` that lie in it whole.
-    public init(_ memory: SharedMemory, parts: [Part]) {
-        self.memory = memory
+    /// Takes the parts of `memory` that lie in it whole. `codeMap`: one byte for each page of `memory`.
+    public init(_ memory: SharedMemory, parts: [Part], codeMap: SharedMemory? = nil) {
+        (self.memory, self.codeMap) = (memory, codeMap)
+        let code = unsafe codeMap.flatMap { map in
+            unsafe map.bytes.count >= memory.bytes.count / Self.pageSize ? map.bytes.baseAddress : nil
+        }
         extents = parts.compactMap { part in
             guard let base = unsafe memory.bytes.baseAddress, part.offset >= 0, part.bytes > 0,
                 unsafe part.offset <= memory.bytes.count, unsafe part.bytes <= memory.bytes.count - part.offset
             else { return nil }
             return unsafe Extent(
-                first: part.first, count: UInt64(part.bytes / Self.pageSize), base: base + part.offset)
+                first: part.first, count: UInt64(part.bytes / Self.pageSize), base: base + part.offset,
+                code: code.map { unsafe $0 + part.offset / Self.pageSize })
         }
     }
 
     /// A PV domain's memory: frame n at n pages.
     public convenience init(flat memory: SharedMemory, bytes: Int) {
         self.init(memory, parts: [(0, 0, bytes)])
+    }
+
+    /// Tells the engine, through `onCodeWritten`, that a frame has other contents now.
+    public func noteWritten(_ frame: UInt64) {
+        for extent in extents where frame >= extent.first && frame - extent.first < extent.count {
+            guard let code = unsafe extent.code else { return }
+            if unsafe code.load(fromByteOffset: Int(frame - extent.first), as: UInt8.self) != 0 { onCodeWritten(frame) }
+        }
     }
 
     /// The host's view of a frame; nil if it is not RAM.

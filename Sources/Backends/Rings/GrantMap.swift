@@ -70,8 +70,11 @@ public enum GrantAccess: Sendable { case readOnly, readWrite }
         if access == .readWrite { use?.writers += 1 } else { use?.readers += 1 }
         uses[reference] = use
         count += 1
-        return unsafe GrantedPage(reference: reference, access: access, base: base, owner: self)
+        return unsafe GrantedPage(
+            reference: reference, access: access, base: base, frame: UInt64(frame), owner: self)
     }
+
+    fileprivate func noteWritten(_ frame: UInt64) { memory.noteWritten(frame) }
 
     fileprivate func unmap(_ reference: UInt32, _ access: GrantAccess) {
         guard var use = uses[reference] else { return }
@@ -111,12 +114,18 @@ public enum GrantAccess: Sendable { case readOnly, readWrite }
     public let access: GrantAccess
     /// 4096 bytes; valid until `release`. What lies there can change at any time.
     public let base: UnsafeMutableRawPointer
+    private let frame: UInt64
     private var owner: GrantMap?
 
-    fileprivate init(reference: UInt32, access: GrantAccess, base: UnsafeMutableRawPointer, owner: GrantMap) {
-        (self.reference, self.access, self.owner) = (reference, access, owner)
+    fileprivate init(
+        reference: UInt32, access: GrantAccess, base: UnsafeMutableRawPointer, frame: UInt64, owner: GrantMap
+    ) {
+        (self.reference, self.access, self.frame, self.owner) = (reference, access, frame, owner)
         unsafe self.base = base
     }
+
+    /// The back end has written here: code that was decoded from the page is void.
+    public func noteWritten() { owner?.noteWritten(frame) }
 
     /// Gives the page back to the guest. Calling it again does nothing.
     public func release() {

@@ -43,6 +43,9 @@ public final class StoreSocket: StoreTransport {
     private var isOpen = true
     public var descriptor: Int32? { socket.number }
 
+    /// A connection that was made already.
+    public init(_ socket: Descriptor) { self.socket = socket }
+
     public init(path: String) throws(HostFailure) { socket = try StreamSocket.connect(path) }
 
     public func send(_ message: Message) throws(StoreFailure) {

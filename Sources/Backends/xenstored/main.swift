@@ -1,6 +1,7 @@
 // xenstored: the store of one state directory, served on a Unix socket.
-//   xenstored --socket PATH
-// Clients name the socket by XENSTORED_PATH. It runs until SIGTERM.
+//   xenstored --socket PATH [--domains PATH]
+// Clients name the socket by XENSTORED_PATH. It runs until SIGTERM; with --domains, where monitors introduce their
+// domains, also only until the last domain and the last client have gone. Descriptor 3, if open, is told of readiness.
 import Glibc
 import Host
 import XenStore
@@ -14,6 +15,8 @@ final class Service {
     private var identities: [StreamServer.Client: ClientID] = [:]
     private var sockets: [ClientID: StreamServer.Client] = [:]
     private let server: StreamServer
+    /// Called when a client or a domain has gone and none is left.
+    var onIdle: () -> Void = {}
 
     init(path: String, reactor: Reactor) throws(HostFailure) {
         server = try StreamServer(path: path, reactor: reactor)
@@ -28,8 +31,41 @@ final class Service {
             guard let identity = identities.removeValue(forKey: client) else { return }
             sockets[identity] = nil
             store.disconnect(identity)
+            noteIdle()
         }
         server.onBytes = { [unowned self] client, bytes in receive(bytes, from: client) }
+    }
+
+    // MARK: domains
+
+    /// `socket` carries the ring of `domain`.
+    func introduce(_ domain: UInt32, _ socket: Descriptor) {
+        let client = server.adopt(socket)
+        let identity = store.connect(domain: domain)
+        readers[client] = MessageReader()
+        identities[client] = identity
+        sockets[identity] = client
+        domains[domain] = client
+        deliver(store.domainChanged(domain, isAlive: true))
+    }
+
+    func release(_ domain: UInt32) {
+        guard let client = domains.removeValue(forKey: domain) else { return }
+        server.drop(client)
+        deliver(store.domainChanged(domain, isAlive: false))
+        noteIdle()
+    }
+
+    private var domains: [UInt32: StreamServer.Client] = [:]
+
+    private func noteIdle() {
+        if domains.isEmpty && readers.isEmpty { onIdle() }
+    }
+
+    private func deliver(_ deliveries: [Delivery]) {
+        for delivery in deliveries {
+            if let socket = sockets[delivery.client] { server.send(delivery.message.bytes, to: socket) }
+        }
     }
 
     private func receive(_ bytes: ArraySlice<UInt8>, from client: StreamServer.Client) {
@@ -37,9 +73,7 @@ final class Service {
         while let identity = identities[client] {
             do {
                 guard let message = try readers[client]?.next() else { return }
-                for delivery in store.handle(message, from: identity) {
-                    if let socket = sockets[delivery.client] { server.send(delivery.message.bytes, to: socket) }
-                }
+                deliver(store.handle(message, from: identity))
             } catch {
                 // A stream whose lengths make no sense cannot be followed.
                 server.drop(client)
@@ -52,15 +86,23 @@ final class Service {
 
 do {
     let arguments = CommandLine.arguments
-    guard arguments.count == 3, arguments[1] == "--socket" else {
-        complain("usage: xenstored --socket PATH")
+    guard arguments.count == 3 || arguments.count == 5 && arguments[3] == "--domains", arguments[1] == "--socket" else {
+        complain("usage: xenstored --socket PATH [--domains PATH]")
         exit(2)
     }
     let reactor = try Reactor()
     let service = try Service(path: arguments[2], reactor: reactor)
+    var door: DomainDoor?
+    if arguments.count == 5 {
+        door = try DomainDoor(path: arguments[4], reactor: reactor, service)
+        service.onIdle = { reactor.stop() }
+        try? HostFile.write(Array("{\"ready\":true}\n".utf8), to: 3)
+        closeDescriptor(3)
+    }
     let signals = try signalDescriptor([SIGTERM, SIGINT])
     reactor.watch(signals.number) { _ in reactor.stop() }
     reactor.run()
+    door?.close()
     service.close()
 } catch {
     complain("\(error)")

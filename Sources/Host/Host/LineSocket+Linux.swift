@@ -130,6 +130,14 @@ public enum StreamSocket {
         return Descriptor(owning: result)
     }
 
+    /// Two connected ends that never block.
+    public static func pair() throws(HostFailure) -> (Descriptor, Descriptor) {
+        var ends: [Int32] = [-1, -1]
+        let type = Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue) | Int32(SOCK_NONBLOCK.rawValue)
+        guard socketpair(AF_UNIX, type, 0, &ends) == 0 else { throw HostFailure("make", "a socket pair", code: errno) }
+        return (Descriptor(owning: ends[0]), Descriptor(owning: ends[1]))
+    }
+
     /// The next connection; it never blocks a writer.
     public static func accept(_ listener: Descriptor) throws(HostFailure) -> Descriptor {
         let result = chost_accept(listener.number)

@@ -51,10 +51,15 @@ public final class StreamServer {
     private func accept() {
         let number = chost_accept(listener.number)
         guard number >= 0 else { return }
-        _ = chost_fcntl(number, F_SETFL, Int(O_NONBLOCK))
-        clients[number] = (Descriptor(owning: number), [])
-        watch(number, writing: false)
-        onConnect(number)
+        onConnect(adopt(Descriptor(owning: number)))
+    }
+
+    /// Serves a connection that was made elsewhere; `onConnect` is not called for it.
+    public func adopt(_ socket: Descriptor) -> Client {
+        _ = chost_fcntl(socket.number, F_SETFL, Int(O_NONBLOCK))
+        clients[socket.number] = (socket, [])
+        watch(socket.number, writing: false)
+        return socket.number
     }
 
     private func watch(_ client: Client, writing: Bool) {

@@ -19,6 +19,8 @@ final class Domain: @unchecked Sendable {
     let config: DomainConfig
     let memory: Memory
     let pages: IoreqPages
+    /// Events between the guest and its back ends.
+    let eventPages: EventPages
     let client: IoreqClient
     let chipset: Chipset
     let gate: Gate
@@ -56,6 +58,7 @@ final class Domain: @unchecked Sendable {
         let pages = try IoreqPages.make()
         self.pages = pages
         client = IoreqClient(pages, doorbell: doorbell)
+        eventPages = try EventPages.make()
         chipset = Chipset(vcpus: config.vcpus, tsc: tsc, hasHPET: config.hpet, pages: pages)
         let count = config.vcpus
         gate = Gate { for index in 0..<count { pages.kick(index) } }
@@ -101,6 +104,13 @@ final class Domain: @unchecked Sendable {
         xen.timers.wake()
         for index in 0..<config.vcpus { pages.kick(index) }
         ended.ring()
+    }
+
+    /// No vCPU is left that could go on.
+    func noteDeadVCPU() {
+        guard vcpus.allSatisfy({ !$0.isUp || $0.isDead }) else { return }
+        log("all vCPUs have halted with interrupts off")
+        finish(.poweroff)
     }
 
     // MARK: pause

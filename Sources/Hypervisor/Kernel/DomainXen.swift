@@ -77,6 +77,13 @@ extension Domain: XenMachine {
     func driveCallback(_ line: Int?, _ high: Bool) {
         if let line { chipset.driveCallback(line, high) }
     }
+    func route(_ port: Int, to vcpu: Int) { eventPages.route(port, to: vcpu) }
+
+    /// Makes the ports pending that back ends have sent on. Called by vCPUs outside their engines.
+    func takeNotifications() {
+        if eventPages.hasNotifications { eventPages.takeNotifications { xen.notify($0) } }
+    }
+
     func isUp(_ vcpu: Int) -> Bool { vcpus[vcpu].isUp }
     func bringUp(_ vcpu: Int, _ start: FlatStart) { vcpus[vcpu].order(.start(start)) }
     func takeDown(_ vcpu: Int) { vcpus[vcpu].order(.stop) }

@@ -213,7 +213,9 @@ extension Hypercall {
         case EVTCHNOP_status: try eventStatus(address)
         case EVTCHNOP_bind_vcpu:
             let call = try read(address, 8)
-            try xen.events.bind(Int(call.u32(0)), vcpu: try target(call.u32(4)))
+            let vcpu = try target(call.u32(4))
+            try xen.events.bind(Int(call.u32(0)), vcpu: vcpu)
+            machine.route(Int(call.u32(0)), to: vcpu)
         case EVTCHNOP_unmask:
             if let vcpu = try xen.events.unmask(Int(try read(address, 4).u32(0))) { xen.announce(vcpu) }
         case EVTCHNOP_reset:

@@ -1,6 +1,6 @@
 // The hypervisor process around one domain: handshake, control socket, signals, and the report of how it ended.
 // Source: docs/ARCHITECTURE.md, "Processes".
-// Modelled: descriptor 3 takes status lines, descriptor 4 leads to the device model.
+// Modelled: descriptor 3 takes status lines, 4 leads to the device model, 5 to the back ends.
 // Quirks: "shutdown" and "reboot" need PV drivers in the guest, as with xl; without them they are refused.
 
 internal import Chips
@@ -14,19 +14,21 @@ public final class Hypervisor {
     private let directory: String
     private let config: DomainConfig
     private let deviceModel: MessageSocket
+    private let backend: MessageSocket?
     private let doorbell: HostEvent
     private let ended: HostEvent
     private let domain: Domain
     private let reactor: Reactor
     private let journal = Journal()
     private var control: LineServer?
-    private var console: PVConsole?
+    private var link: BackendLink?
+    private var places: SpecialPlaces?
     private var signals: Descriptor?
     private let tscStart: (nanoseconds: UInt64, ticks: UInt64)
 
-    /// Makes the domain and hands its memory to the device model. Nothing of the guest runs yet.
-    public init(directory: String, deviceModel: MessageSocket) throws {
-        (self.directory, self.deviceModel) = (directory, deviceModel)
+    /// Makes the domain and hands its memory to its other processes. Nothing of the guest runs yet.
+    public init(directory: String, deviceModel: MessageSocket, backend: MessageSocket?) throws {
+        (self.directory, self.deviceModel, self.backend) = (directory, deviceModel, backend)
         tscStart = Clock.sample()
         let json = try HostFile.read(directory + "/config.json")
         config = try JSONDecoder().decode(DomainConfig.self, from: Data(json))
@@ -50,13 +52,13 @@ public final class Hypervisor {
         var vcpus: Int
     }
 
-    /// Waits for the device model, if there is to be one, then runs the domain until it ends.
-    public func run(paused: Bool, ready: () throws -> Void) throws -> EndReason {
+    /// Waits for the domain's other processes, then runs the domain until it ends.
+    public func run(paused: Bool, ready: (SpecialPlaces?) throws -> Void) throws -> EndReason {
         if config.kind == .hvm { try meetDeviceModel() } else { try build() }
         try watch()
         try Confinement.hypervisor.enter(as: "hypervisor")
         try domain.start(paused: paused)
-        try ready()
+        try ready(places)
         reactor.run()
         control?.close()
         return domain.endReason ?? .crash
@@ -75,19 +77,20 @@ public final class Hypervisor {
         }
     }
 
-    /// Lays a PVH domain into memory and gives it a console.
+    /// Lays a PVH domain into memory and meets its back ends.
     private func build() throws {
         guard config.kind == .pvh else { throw SetupFailure("type='pv' is not supported yet") }
         domain.pages.isPeerGone = true
         let start = try domain.buildPVH()
-        let ports = try domain.bindSpecialPages()
-        guard let page = domain.page(GuestMap(domain.memory.ram).consoleFrame) else {
-            throw SetupFailure("\(config.memory) MiB of memory are too few")
+        let places = try domain.bindSpecialPages()
+        guard let backend else { throw SetupFailure("there is no socket to the back ends") }
+        let link = try BackendLink(backend, domain)
+        try link.meet(places)
+        link.attach(to: reactor) { [domain] in
+            domain.log("the back ends have ended")
+            domain.finish(.crash)
         }
-        let console = try PVConsole(page, directory: directory) { [domain] in domain.xen.notify(ports.console) }
-        console.attach(to: reactor)
-        self.console = console
-        _ = domain.xen.events.attach(ports.console, remotePort: 1, signal: console.signal)
+        (self.link, self.places) = (link, places)
         domain.begin(start)
     }
 

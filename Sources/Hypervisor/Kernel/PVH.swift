@@ -10,12 +10,6 @@ internal import Host
 internal import Ioreq
 
 extension Domain {
-    /// Event channels that the guest finds bound for xenstore and console.
-    struct SpecialPorts: Equatable {
-        var store: Int
-        var console: Int
-    }
-
     /// Loads what the config names; the registers of the first vCPU.
     func buildPVH() throws -> FlatStart {
         guard let kernelPath = config.kernel else { throw SetupFailure("type='pvh' needs a kernel") }
@@ -44,22 +38,18 @@ extension Domain {
     func begin(_ start: FlatStart) { bringUp(0, start) }
 
     /// Ports and pages of xenstore and console, told to the guest by parameters and grants.
-    func bindSpecialPages() throws(XenError) -> SpecialPorts {
+    func bindSpecialPages() throws(XenError) -> SpecialPlaces {
         let map = GuestMap(memory.ram)
-        let ports = SpecialPorts(
-            store: try xen.events.allocateUnbound(remote: 0), console: try xen.events.allocateUnbound(remote: 0))
-        xen.parameters[HVM_PARAM_CONSOLE_PFN] = map.consoleFrame
-        xen.parameters[HVM_PARAM_CONSOLE_EVTCHN] = UInt64(ports.console)
-        xen.grants.set(0, frame: map.consoleFrame, domid: 0)
-        return ports
-    }
-
-    /// Tells the guest where xenstore is; only once somebody serves it.
-    func offerStore(_ ports: SpecialPorts) {
-        let map = GuestMap(memory.ram)
-        xen.parameters[HVM_PARAM_STORE_PFN] = map.storeFrame
-        xen.parameters[HVM_PARAM_STORE_EVTCHN] = UInt64(ports.store)
-        xen.grants.set(1, frame: map.storeFrame, domid: 0)
+        let places = SpecialPlaces(
+            storeFrame: map.storeFrame, storePort: try xen.events.allocateUnbound(remote: 0),
+            consoleFrame: map.consoleFrame, consolePort: try xen.events.allocateUnbound(remote: 0))
+        xen.parameters[HVM_PARAM_CONSOLE_PFN] = places.consoleFrame
+        xen.parameters[HVM_PARAM_CONSOLE_EVTCHN] = UInt64(places.consolePort)
+        xen.grants.set(0, frame: places.consoleFrame, domid: 0)
+        xen.parameters[HVM_PARAM_STORE_PFN] = places.storeFrame
+        xen.parameters[HVM_PARAM_STORE_EVTCHN] = UInt64(places.storePort)
+        xen.grants.set(1, frame: places.storeFrame, domid: 0)
+        return places
     }
 }
 

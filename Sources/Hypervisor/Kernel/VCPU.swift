@@ -25,6 +25,7 @@ internal import Synchronization
     private let orders = Mutex<[Order]>([])
     private let hasOrders = Atomic<Bool>(false)
     private let running = Atomic<Bool>(false)
+    private let dead = Atomic<Bool>(false)
 
     /// Something that other threads want done to the engine, which only its own thread may touch.
     enum Errand {
@@ -68,6 +69,9 @@ internal import Synchronization
     /// Not waiting to be started.
     var isUp: Bool { running.load(ordering: .acquiring) }
 
+    /// It halted with interrupts off: only an NMI or INIT would bring it back.
+    var isDead: Bool { dead.load(ordering: .acquiring) }
+
     func order(_ order: Order) {
         orders.withLock { $0.append(order) }
         hasOrders.store(true, ordering: .releasing)
@@ -100,6 +104,12 @@ internal import Synchronization
         if !waitsForStartup { domain.xen.note(index, isBlocked: false) }
     }
 
+    /// Xen takes HLT with interrupts off for a shutdown of the vCPU (hvm_hlt), and the last one's for the domain's.
+    private func noteDeath() {
+        dead.store(domain.xen.flavour != .plain && !engine.canTakeInterrupt, ordering: .sequentiallyConsistent)
+        if isDead { domain.noteDeadVCPU() }
+    }
+
     private func loop() {
         let pages = domain.pages
         while !domain.isEnding {
@@ -110,6 +120,7 @@ internal import Synchronization
             handle(work.signals)
             takeOrders()
             noteStartup()
+            domain.takeNotifications()
             domain.xen.attend(index, hasInterrupt: work.hasInterrupt)
             let callback = domain.xen.callbackVector(index)
             let hasInterrupt = work.hasInterrupt || callback != nil
@@ -119,6 +130,7 @@ internal import Synchronization
                 sleep()
                 continue
             }
+            dead.store(false, ordering: .relaxed)
             domain.gate.enter()
             runErrands()
             domain.xen.refreshClock(index) { engine.timeStampCounter }
@@ -197,7 +209,9 @@ internal import Synchronization
     private func handle(_ exit: EngineExit) {
         switch exit {
         case .attention, .interruptWindow: return
-        case .halt: isHalted = true
+        case .halt:
+            isHalted = true
+            noteDeath()
         case .hypercall: domain.carryOutHypercall(engine, vcpu: index)
         case .shutdown:
             domain.log("vCPU \(index): triple fault")

@@ -32,6 +32,8 @@ protocol XenMachine: AnyObject, Sendable {
     /// Drives an interrupt line on behalf of the callback; nil: none.
     func driveCallback(_ line: Int?, _ high: Bool)
     func isUp(_ vcpu: Int) -> Bool
+    /// The vCPU that is to be kicked for a back end's events.
+    func route(_ port: Int, to vcpu: Int)
     func bringUp(_ vcpu: Int, _ start: FlatStart)
     func takeDown(_ vcpu: Int)
     func sendNMI(_ vcpu: Int)

@@ -84,9 +84,17 @@ public enum Control {
 
 /// A line of a status pipe.
 struct StatusLine: Codable {
+    /// Where the guest finds xenstore and its console: frames and event channels (hypervisor).
+    struct Places: Codable {
+        var storeFrame: UInt64
+        var storePort: UInt32
+        var consoleFrame: UInt64
+        var consolePort: UInt32
+    }
     var ready: Bool?
     var error: String?
     var exit: String?
+    var places: Places?
     /// Log lines that go with an error (monitor to xl).
     var log: [String]?
 }

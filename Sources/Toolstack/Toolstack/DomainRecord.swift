@@ -21,6 +21,7 @@ public struct DomainRecord: Codable, Equatable, Sendable {
     public var monitor: Int32 = 0
     public var hypervisor: Int32 = 0
     public var deviceModel: Int32 = 0
+    public var backend: Int32? = nil
 
     public init(domid: Int, name: String, uuid: String, created: Double) {
         (self.domid, self.name, self.uuid, self.created) = (domid, name, uuid, created)

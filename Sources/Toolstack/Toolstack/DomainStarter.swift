@@ -19,7 +19,7 @@ public struct DomainStarter: Sendable {
         _ reading: ConfigReading, settings: ConfigFile, paused: Bool
     ) throws(ToolstackError) -> (record: DomainRecord, monitor: ChildProcess) {
         do {
-            let (config, directory, lock) = try run.locked {
+            let (config, directory, lock, store) = try run.locked {
                 let living = run.domains()
                 let domid = try run.allocateDomid()
                 guard var config = reading.config, reading.errors.isEmpty else {
@@ -28,8 +28,11 @@ public struct DomainStarter: Sendable {
                 config.domid = domid
                 try check(config, against: living)
                 let made = try run.makeDomain(config, settings: settings)
-                return (config, made.directory, made.lock)
+                let store = config.kind == .hvm ? nil : try run.openStore(programs: programs)
+                return (config, made.directory, made.lock, store)
             }
+            // Until the monitor has its own connection, this one keeps the store running.
+            defer { withExtendedLifetime(store) {} }
             let pipe = try makePipe()
             let monitor: ChildProcess
             do {

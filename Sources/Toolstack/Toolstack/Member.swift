@@ -1,5 +1,5 @@
-// One of a domain's two processes, as its monitor sees it.
-// Source: the contract of hypervisor and device-model: descriptor 3 is the status pipe, 4 leads to the peer.
+// One of a domain's processes, as its monitor sees it.
+// Source: the contract of the programs: descriptor 3 is the status pipe, those from 4 on lead to others.
 // Modelled: start, status lines, end.
 // Quirks: the processes die with the monitor's main thread, which starts them.
 
@@ -7,7 +7,7 @@ internal import Foundation
 internal import Host
 
 final class Member {
-    enum Program: String { case hypervisor, deviceModel = "device-model" }
+    enum Program: String { case hypervisor, backend, deviceModel = "device-model" }
 
     let program: Program
     let process: ChildProcess
@@ -17,21 +17,21 @@ final class Member {
     private(set) var error: String?
     /// How the domain ended (hypervisor only).
     private(set) var exit: String?
+    /// Where the guest finds xenstore and console (hypervisor only).
+    private(set) var places: StatusLine.Places?
     private var pending: [UInt8] = []
 
-    /// Starts the program beside `programs`' own executable. SIGKILL is 9.
+    /// Starts the program beside `programs`' own executable, `peers` being its descriptors from 4 on. SIGKILL is 9.
     init(
-        _ program: Program, programs: String, directory: DomainDirectory, peer: MessageSocket, paused: Bool
+        _ program: Program, programs: String, directory: DomainDirectory, peers: [Int32?], options: [String] = []
     ) throws(HostFailure) {
         let log = try HostFile.open(directory.log(of: program.rawValue), [.write, .create, .append])
         let pipe = try makePipe()
-        var arguments = ["--directory", directory.path]
-        if paused { arguments.append("--paused") }
         self.program = program
         status = pipe.reading
         process = try ChildProcess(
-            path: "\(programs)/\(program.rawValue)", arguments: arguments,
-            descriptors: [nil, log.number, log.number, pipe.writing.number, peer.descriptor.number], deathSignal: 9)
+            path: "\(programs)/\(program.rawValue)", arguments: ["--directory", directory.path] + options,
+            descriptors: [nil, log.number, log.number, pipe.writing.number] + peers, deathSignal: 9)
     }
 
     /// Whether its end is our doing.
@@ -51,6 +51,7 @@ final class Member {
             pending.removeSubrange(...end)
             guard let message = try? JSONDecoder().decode(StatusLine.self, from: line) else { continue }
             if message.ready == true { isReady = true }
+            if let known = message.places { places = known }
             if let sentence = message.error { error = error ?? sentence }
             if let reason = message.exit { exit = reason }
         }

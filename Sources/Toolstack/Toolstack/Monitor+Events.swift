@@ -10,8 +10,7 @@ internal import Host
 extension Monitor {
     func onStatus(of member: Member) {
         if let sentence = member.error, phase == .starting { fail(member.program, sentence) }
-        let wanted = config.kind == .hvm ? 2 : 1
-        if phase == .starting, members.count == wanted, members.allSatisfy(\.isReady) { announce() }
+        if phase == .starting, members.count == 2, members.allSatisfy(\.isReady) { announce() }
         guard member.program == .hypervisor, let exit = member.exit else { return }
         reason = reason ?? exit
         // It ran, and ended before the device model's word was read.
@@ -30,7 +29,7 @@ extension Monitor {
             if end == .exit(0), !members.isEmpty { hearOthers() }
             if phase == .starting { fail(member.program, "it \(text) before it was set up") }
         } else if phase == .running {
-            if member.program == .deviceModel || member.exit == nil {
+            if member.program != .hypervisor || member.exit == nil {
                 failure = failure ?? (member.program, "it \(text) while the domain ran")
                 Self.log("domain \(record.domid): \(member.program.rawValue) \(text)")
                 reason = "crash"
@@ -53,7 +52,8 @@ extension Monitor {
     /// Notes why the domain cannot start. If the sentence is that the peer has ended, or the peer has crashed, the
     /// peer is the cause. (Both programs say "the device model ended ..." or "the hypervisor ended ..." then.)
     func fail(_ program: Member.Program, _ sentence: String) {
-        let blamesPeer = sentence.hasPrefix("the device model ended") || sentence.hasPrefix("the hypervisor ended")
+        let peers = ["the device model ended", "the hypervisor ended", "the back ends ended"]
+        let blamesPeer = peers.contains { sentence.hasPrefix($0) }
         for peer in members where failure == nil && !peer.isKilled && peer.program != program {
             // What the peer says of itself comes before its end, which can take a while on a busy machine.
             let ends = [peer.status.number, peer.process.ended.number]
@@ -103,7 +103,7 @@ extension Monitor {
         Self.log("domain \(record.domid) has ended: \(reason)\(code)")
         tellWaiters(reason)
         guard reason == "crash" else { return }
-        for program in ["hypervisor", "device-model"] {
+        for program in ["hypervisor", "device-model", "backend"] {
             let tail = String(decoding: HostFile.tail(directory.log(of: program), limit: 2048), as: UTF8.self)
             for line in tail.split(separator: "\n").suffix(10) { Self.log("  \(program): \(line)") }
         }

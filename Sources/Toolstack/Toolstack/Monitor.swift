@@ -21,6 +21,9 @@ public final class Monitor {
     /// To `xl create`; nil once it has its answer.
     private var report: Descriptor?
     private var server: LineServer?
+    private var service: DomainService?
+    /// Whether the user wants the domain paused at first.
+    private var startsPaused = false
     var members: [Member] = []
     var phase = Phase.starting
     /// The first thing that went wrong, and which program it was.
@@ -113,6 +116,7 @@ public final class Monitor {
 
     /// One life of the domain: from the start of its processes until the end of the last one.
     private func runDomain(paused: Bool) {
+        startsPaused = paused
         (phase, failure, reason, members, endAnswer) = (.starting, nil, nil, [], nil)
         do {
             // 120 seconds: a host under heavy load may need many to set up; for ever would hide a hang.
@@ -120,19 +124,30 @@ public final class Monitor {
             server = try LineServer(path: directory.monitor, reactor: reactor) { [unowned self] line, answer in
                 serve(line, answer)
             }
-            let (first, second) = try MessageSocket.pair()
-            if config.kind == .hvm { try start(.deviceModel, peer: second, paused: false) }
-            try start(.hypervisor, peer: first, paused: paused)
+            try startMembers()
         } catch {
-            fail(members.isEmpty ? .deviceModel : .hypervisor, "\(error)")
+            fail(!members.isEmpty ? .hypervisor : config.kind == .hvm ? .deviceModel : .backend, "\(error)")
         }
         updateRecord()
         while !members.isEmpty { reactor.turn() }
         deadline = nil
     }
 
-    private func start(_ program: Member.Program, peer: MessageSocket, paused: Bool) throws {
-        let member = try Member(program, programs: programs, directory: directory, peer: peer, paused: paused)
+    private func startMembers() throws {
+        let (first, second) = try MessageSocket.pair()
+        guard config.kind != .hvm else {
+            try start(.deviceModel, [second.descriptor.number])
+            return try start(.hypervisor, [first.descriptor.number], startsPaused ? ["--paused"] : [])
+        }
+        let service = try DomainService(run, domid: record.domid, uuid: record.uuid)
+        self.service = service
+        try start(.backend, [second.descriptor.number, service.ring.number, service.backend.number])
+        // It stands until its nodes are in the store.
+        try start(.hypervisor, [nil, first.descriptor.number], ["--backend", "--paused"])
+    }
+
+    private func start(_ program: Member.Program, _ peers: [Int32?], _ options: [String] = []) throws {
+        let member = try Member(program, programs: programs, directory: directory, peers: peers, options: options)
         members.append(member)
         reactor.watch(member.status.number) { [unowned self] _ in
             if !member.readStatus() { reactor.unwatch(member.status.number) }
@@ -153,17 +168,31 @@ public final class Monitor {
         record.monitor = ownProcess()
         record.hypervisor = members.first { $0.program == .hypervisor }?.process.pid ?? 0
         record.deviceModel = members.first { $0.program == .deviceModel }?.process.pid ?? 0
+        record.backend = members.first { $0.program == .backend }?.process.pid ?? 0
         do { try directory.write(record) } catch { Self.log("cannot write the domain's record: \(error)") }
     }
 
-    /// Both processes are set up: the domain runs.
+    /// The processes are set up: the domain runs.
     func announce() {
+        do { try enterStore() } catch { return fail(.backend, "\(error)") }
         phase = .running
         deadline = nil
         record.state = .running
         updateRecord()
         Self.log("domain \(record.domid) (\(record.name)) runs: monitor \(ownProcess())")
         tell(StatusLine(ready: true))
+    }
+
+    /// Writes the domain's nodes and lets it run.
+    private func enterStore() throws {
+        guard let service, let known = members.first(where: { $0.program == .hypervisor })?.places else { return }
+        var places = DomainTree.Places()
+        (places.storePort, places.storeFrame) = (known.storePort, known.storeFrame)
+        (places.consolePort, places.consoleFrame) = (known.consolePort, known.consoleFrame)
+        places.startTime = record.created
+        places.consoleTerminal = try? FileManager.default.destinationOfSymbolicLink(atPath: directory.console)
+        try service.publish(config, places)
+        if !startsPaused { _ = try Control.ask(directory.control, ControlRequest("unpause")) }
     }
 
     private func tell(_ line: StatusLine) {
@@ -220,6 +249,8 @@ public final class Monitor {
 
     private func remove() {
         server?.close()
+        service?.end()
+        service = nil
         updateRecord()
         run.keepLogs(of: directory, name: record.name)
         HostFile.remove(directory.path)

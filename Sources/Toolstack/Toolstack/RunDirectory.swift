@@ -122,10 +122,11 @@ public struct RunDirectory: Equatable, Sendable {
         }
         guard (try? HostFile.lock(lock, wait: false)) == true else { return false }
         if let record = try? directory.readRecord() {
-            for pid in [record.hypervisor, record.deviceModel] where pid > 0 {
+            for pid in [record.hypervisor, record.deviceModel, record.backend ?? 0] where pid > 0 {
                 endProcess(pid, ifCommandLineHas: directory.path)
             }
             keepLogs(of: directory, name: record.name)
+            forgetInStore(domid: record.domid, uuid: record.uuid)
         }
         HostFile.remove(directory.path)
         return true
@@ -133,7 +134,7 @@ public struct RunDirectory: Equatable, Sendable {
 
     /// Keeps a domain's logs after its end: `logs/hypervisor-NAME.log` and so on.
     public func keepLogs(of directory: DomainDirectory, name: String) {
-        for program in ["hypervisor", "device-model", "bios"] {
+        for program in ["hypervisor", "device-model", "backend", "guest-console", "bios"] {
             let log = directory.log(of: program)
             guard let status = try? HostFile.status(log), status.size > 0 else { continue }
             let kept = logFile("\(program)-\(name)")

@@ -6,11 +6,6 @@
 internal import Foundation
 internal import XenStoreClient
 
-extension RunDirectory {
-    /// Where this state directory's store listens.
-    public var storeSocket: String { path + "/xenstored/socket" }
-}
-
 /// A device of a domain as its three places in the store say.
 struct StoredDevice {
     var number: Int

@@ -1,0 +1,123 @@
+// The back ends of one domain in one process: xenstore's ring, console, disks.
+// Source: docs/ARCHITECTURE.md, "Back ends".
+// Modelled: one event loop for all of them. Not modelled: network, frame buffer.
+// Quirks: after an event it looks for the next one for some microseconds before it sleeps, as guests send in bursts.
+
+internal import ConsoleBackend
+internal import DomainConfig
+internal import Foundation
+public import Host
+internal import Rings
+internal import XenStoreClient
+
+/// Why the back ends could not be set up, or could not go on.
+public struct BackendFailure: Error, CustomStringConvertible {
+    public let description: String
+    init(_ description: String) { self.description = description }
+}
+
+public final class DomainBackend {
+    /// How long to keep looking after an event before sleeping.
+    private static let hotNanoseconds: UInt64 = 30_000
+
+    private let reactor: Reactor
+    private let link: HypervisorLink
+    private let store: StoreClient
+    private let readers: ConsoleReaders
+    private let config: DomainConfig
+    private let guestStore: Descriptor
+    private let log: (String) -> Void
+    private let consoleLog: ConsoleLog
+    private var relay: StoreRelay?
+    private var console: ConsoleBackend?
+    private var disks: [BlockDevices] = []
+    private var isRelayBusy = false
+    private var isConsoleBusy = false
+
+    /// `hypervisor`: its socket; `guestStore`: xenstored's connection of this domain; `store`: one of Domain-0's.
+    public init(
+        directory: String, hypervisor: MessageSocket, guestStore: Descriptor, store: Descriptor,
+        log: @escaping (String) -> Void
+    ) throws {
+        (self.guestStore, self.log) = (guestStore, log)
+        let json = try HostFile.read(directory + "/config.json")
+        config = try JSONDecoder().decode(DomainConfig.self, from: Data(json))
+        reactor = try Reactor()
+        link = try HypervisorLink(hypervisor)
+        self.store = StoreClient(StoreSocket(store))
+        readers = try ConsoleReaders(reactor: reactor)
+        consoleLog = try ConsoleLog(directory + "/guest-console.log")
+        try HostFile.link(directory + "/console", to: readers.terminal.path)
+    }
+
+    /// Serves until the hypervisor is gone.
+    public func run(ready: () throws -> Void) throws {
+        try link.sayReady()
+        // The hypervisor serves requests from now on.
+        try serveGuestStore()
+        try serveConsole()
+        try serveDisks()
+        link.attach(to: reactor)
+        try store.attach(to: reactor)
+        store.onLost = { [log] in log("the connection to xenstored is lost: devices stay as they are") }
+        reactor.watch(link.descriptor) { [unowned self] _ in if !link.isAlive { reactor.stop() } }
+        reactor.onWake = { [unowned self] in
+            link.wake()
+            _ = link.serveEvents()
+        }
+        reactor.maySleep = { [unowned self] in maySleep() }
+        try ready()
+        reactor.run()
+        for kind in disks { kind.stop() }
+    }
+
+    private func maySleep() -> Bool {
+        _ = link.serveEvents()
+        if turn() { return false }
+        if monotonicNanoseconds() &- link.lastEvent < Self.hotNanoseconds { return false }
+        return link.prepareToSleep()
+    }
+
+    /// A piece of work for everyone who has some; whether more is left.
+    private func turn() -> Bool {
+        if isRelayBusy { isRelayBusy = relay?.turn() ?? false }
+        if isConsoleBusy { isConsoleBusy = console?.turn() ?? false }
+        var isBusy = isRelayBusy || isConsoleBusy
+        for kind in disks where kind.turn() { isBusy = true }
+        return isBusy
+    }
+
+    private func serveGuestStore() throws {
+        let port = try link.bind(link.places.storePort)
+        guard
+            let relay = StoreRelay(
+                memory: link.memory, frame: link.places.storeFrame, port: port, socket: guestStore, reactor: reactor)
+        else { throw BackendFailure("xenstore's ring is not in the guest's memory") }
+        relay.onWork = { [unowned self] in isRelayBusy = true }
+        relay.onEnd = log
+        (self.relay, isRelayBusy) = (relay, true)
+    }
+
+    private func serveConsole() throws {
+        let port = try link.bind(link.places.consolePort)
+        guard let console = ConsoleBackend(memory: link.memory, frame: link.places.consoleFrame, port: port) else {
+            throw BackendFailure("the console's ring is not in the guest's memory")
+        }
+        console.onWork = { [unowned self] in isConsoleBusy = true }
+        console.onOutput = { [readers, consoleLog] bytes in
+            readers.show(bytes)
+            consoleLog.append(bytes)
+        }
+        readers.onInput = { [unowned console] in console.type($0) }
+        (self.console, isConsoleBusy) = (console, true)
+    }
+
+    private func serveDisks() throws {
+        for kind in ["vbd", "qdisk"] {
+            let devices = try BlockDevices(
+                kind, domid: config.domid, vcpus: config.vcpus, store: store, link: link, reactor: reactor)
+            devices.onReport = log
+            disks.append(devices)
+        }
+    }
+}

@@ -1,0 +1,87 @@
+// The hypervisor's end of the socket to the domain's back ends: hand-over of memory, then their requests.
+// Source: docs/ARCHITECTURE.md, "Back ends"; Xen's EVTCHNOP_bind_interdomain for what binding means.
+// Modelled: binding, unbinding, written code. Quirks: a request is a line of JSON and waits for its answer.
+
+internal import DomainConfig
+internal import Foundation
+internal import Host
+internal import Ioreq
+
+/// Where a guest finds xenstore and its console: frames and event channels.
+public struct SpecialPlaces: Codable, Equatable, Sendable {
+    public var storeFrame: UInt64
+    public var storePort: Int
+    public var consoleFrame: UInt64
+    public var consolePort: Int
+}
+
+/// Belongs to the reactor's thread.
+final class BackendLink {
+    private struct Hello: Codable {
+        var ramBytes: UInt64
+        var vcpus: Int
+        var grantFrames: Int
+        var places: SpecialPlaces
+    }
+    private struct Request: Codable {
+        var bind: Int?
+        var unbind: Int?
+        /// Guest-physical address of a page with decoded code that was written.
+        var modified: UInt64?
+    }
+
+    private let socket: MessageSocket
+    private let domain: Domain
+    private let doorbell: HostEvent
+
+    init(_ socket: MessageSocket, _ domain: Domain) throws(HostFailure) {
+        (self.socket, self.domain) = (socket, domain)
+        doorbell = try HostEvent()
+    }
+
+    /// Hands the domain's memory over and waits until the back ends are set up.
+    func meet(_ places: SpecialPlaces) throws {
+        let memory = domain.memory
+        let hello = Hello(
+            ramBytes: memory.ram.size, vcpus: domain.config.vcpus, grantFrames: GrantTable.maximumFrames,
+            places: places)
+        let descriptors = [
+            memory.ram.memory.descriptor, memory.ram.codeMap.descriptor, memory.frames.descriptor,
+            domain.pages.memory.descriptor, domain.eventPages.memory.descriptor, doorbell.descriptor,
+        ]
+        try socket.send(Array(try JSONEncoder().encode(hello)), descriptors: descriptors.map(\.number))
+        guard try socket.receive() != nil else {
+            throw SetupFailure("the back ends ended before they were ready (see backend.log)")
+        }
+    }
+
+    /// Serves requests; `onEnd` is called when the process at the other end is gone.
+    func attach(to reactor: Reactor, onEnd: @escaping () -> Void) {
+        reactor.watch(socket.descriptor.number) { [self, unowned reactor] _ in
+            guard let message = try? socket.receive()?.message else {
+                reactor.unwatch(socket.descriptor.number)
+                return onEnd()
+            }
+            let isDone = (try? JSONDecoder().decode(Request.self, from: Data(message))).map(carryOut) ?? false
+            try? socket.send([isDone ? 1 : 0])
+        }
+    }
+
+    private func carryOut(_ request: Request) -> Bool {
+        if let port = request.bind {
+            let (pages, doorbell) = (domain.eventPages, doorbell)
+            let isBound = domain.xen.events.attach(port, remotePort: UInt32(truncatingIfNeeded: port)) {
+                pages.signalBackend(port, doorbell: doorbell)
+            }
+            if isBound { domain.route(port, to: domain.xen.events.status(port)?.vcpu ?? 0) }
+            return isBound
+        }
+        if let port = request.unbind {
+            domain.xen.events.detach(port)
+            return true
+        }
+        guard let address = request.modified else { return false }
+        domain.noteWritten(address & ~0xFFF, bytes: 4096)
+        return true
+    }
+}

@@ -1,0 +1,79 @@
+// The store as a domain's life needs it: started with the first domain, told of each one, cleaned up behind it.
+// Source: libxl's order of things: tree, introduction, unpause; docs/misc/xenstore.txt.
+// Modelled: one xenstored a state directory, started by `xl create`, ending with the last domain and client.
+// Quirks: xenstored is no child of a monitor: it outlives the domain that it was started for.
+
+internal import DomainConfig
+internal import Foundation
+internal import Host
+internal import XenStoreClient
+
+extension RunDirectory {
+    /// Where this state directory's store listens.
+    public var storeSocket: String { path + "/xenstored/socket" }
+    /// Where domains are introduced to it.
+    var storeDoor: String { path + "/xenstored/domains" }
+
+    /// A connection to the store, which is started if it does not run. Call it in `locked`.
+    func openStore(programs: String) throws -> StoreClient {
+        if let socket = try? StoreSocket(path: storeSocket) { return StoreClient(socket) }
+        try HostFile.makeDirectory(path + "/xenstored")
+        let log = try HostFile.open(logFile("xenstored"), [.write, .create, .append])
+        let pipe = try makePipe()
+        let process = try ChildProcess(
+            path: programs + "/xenstored", arguments: ["--socket", storeSocket, "--domains", storeDoor],
+            descriptors: [nil, log.number, log.number, pipe.writing.number], newSession: true)
+        closeDescriptor(pipe.writing.number)
+        let word = try HostFile.readAvailable(pipe.reading.number)
+        guard !word.isEmpty, let socket = try? StoreSocket(path: storeSocket) else {
+            let end = process.reap(wait: true).map { "\($0)" } ?? "does not answer"
+            throw ToolstackError("xenstored \(end); see \(logFile("xenstored"))", exitCode: 3)
+        }
+        return StoreClient(socket)
+    }
+
+    /// Takes what a dead domain left out of the store.
+    func forgetInStore(domid: Int, uuid: String) {
+        guard let socket = try? StoreSocket(path: storeSocket) else { return }
+        try? StoreClient(socket).removeTree(domid: domid, uuid: uuid)
+    }
+}
+
+/// One domain's place in the store, from its introduction on.
+final class DomainService {
+    private let store: StoreClient
+    private let door: MessageSocket
+    private let domid: Int
+    private let uuid: String
+    /// The back ends' end of the domain's own connection, and a connection of Domain-0's for them.
+    let ring: Descriptor
+    let backend: Descriptor
+
+    /// Introduces the domain to the store, which must run.
+    init(_ run: RunDirectory, domid: Int, uuid: String) throws {
+        (self.domid, self.uuid) = (domid, uuid)
+        do {
+            store = StoreClient(try StoreSocket(path: run.storeSocket))
+            backend = try StreamSocket.connect(run.storeSocket)
+            door = MessageSocket(try StreamSocket.connect(run.storeDoor))
+            let pair = try StreamSocket.pair()
+            ring = pair.0
+            try door.send(Array("{\"introduce\":\(domid)}".utf8), descriptors: [pair.1.number])
+        } catch { throw ToolstackError("xenstored does not answer: \(error)") }
+        guard try door.receive()?.message == [1] else {
+            throw ToolstackError("xenstored refused domain \(domid)")
+        }
+    }
+
+    /// Writes the domain's nodes.
+    func publish(_ config: DomainConfig, _ places: DomainTree.Places) throws {
+        try store.write(DomainTree(config, services: [.console, .disks], places: places))
+    }
+
+    /// Takes the domain out of the store.
+    func end() {
+        try? store.removeTree(domid: domid, uuid: uuid)
+        try? door.send(Array("{\"release\":\(domid)}".utf8))
+        _ = try? door.receive()
+    }
+}
