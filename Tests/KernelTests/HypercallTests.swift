@@ -328,7 +328,7 @@ import Testing
         #expect(guest.structured(29, 3, (0x2000, 8), (200, 8), (0, 8)) == -22)
     }
 
-    @Test("Shutdown reasons", arguments: [(0, "poweroff"), (1, "reboot"), (3, "crash"), (4, "crash")])
+    @Test("Shutdown reasons", arguments: [(0, "poweroff"), (1, "reboot"), (3, "crash"), (4, "watchdog")])
     func shutdown(reason: UInt64, name: String) {
         let guest = Caller()
         #expect(guest.structured(29, 2, (reason, 4)) == 0)

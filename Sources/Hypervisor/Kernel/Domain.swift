@@ -12,7 +12,7 @@ internal import Processor
 internal import Synchronization
 
 /// Why a domain ended, as the monitor is told.
-public enum EndReason: String, Sendable { case poweroff, reboot, crash, destroy }
+public enum EndReason: String, Sendable { case poweroff, reboot, crash, watchdog, destroy }
 
 final class Domain: @unchecked Sendable {
     // Invariant: `vcpus` and `xen` are set once before any thread starts; everything else is `let`.

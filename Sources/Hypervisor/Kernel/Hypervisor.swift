@@ -123,6 +123,8 @@ extension Hypervisor {
         struct Processor: Codable {
             var cpuSeconds: Double
             var state: String
+            /// false while the guest has it switched off.
+            var online: Bool
         }
         var ok: Bool?
         var error: String?
@@ -164,11 +166,14 @@ extension Hypervisor {
         let paused = domain.isPaused
         let processors = domain.vcpus.map { vcpu in
             Reply.Processor(
-                cpuSeconds: Double(vcpu.cpuNanoseconds) / 1e9, state: paused ? "p" : vcpu.isSleeping ? "b" : "r")
+                cpuSeconds: Double(vcpu.cpuNanoseconds) / 1e9, state: paused ? "p" : vcpu.isSleeping ? "b" : "r",
+                online: vcpu.isUp && !vcpu.isDead)
         }
+        let missing = min(domain.ramFrames, domain.xen.reservation.missing)
         let state = paused ? "p" : processors.contains { $0.state == "r" } ? "r" : "b"
         return Reply(
             ok: true, state: state, cpuSeconds: processors.reduce(0) { $0 + $1.cpuSeconds }, vcpus: processors,
-            memoryKiB: config.memory << 10, instructions: domain.vcpus.reduce(0) { $0 &+ $1.instructions })
+            memoryKiB: Int((domain.ramFrames - missing) << 2),
+            instructions: domain.vcpus.reduce(0) { $0 &+ $1.instructions })
     }
 }

@@ -113,7 +113,7 @@ extension Hypercall {
         case SHUTDOWN_reboot: machine.finish(.reboot)
         case SHUTDOWN_crash, SHUTDOWN_watchdog:
             machine.log(reason == SHUTDOWN_crash ? "the guest crashed" : "the guest's watchdog ran out")
-            machine.finish(.crash)
+            machine.finish(reason == SHUTDOWN_crash ? .crash : .watchdog)
         case SHUTDOWN_suspend, SHUTDOWN_soft_reset: throw .notSupported
         default: throw .invalid
         }
