@@ -20,25 +20,8 @@ public indirect enum PrettyJSON: Sendable {
 
     /// From text, objects sorted by name; nil if it is no JSON.
     public init?(_ text: String) {
-        guard let value = try? JSONSerialization.jsonObject(with: Data(text.utf8), options: .fragmentsAllowed) else {
-            return nil
-        }
-        self.init(value)
-    }
-
-    private init(_ value: Any) {
-        switch value {
-        case let object as [String: Any]:
-            self = .object(object.sorted { $0.key < $1.key }.map { ($0.key, PrettyJSON($0.value)) })
-        case let array as [Any]: self = .array(array.map { PrettyJSON($0) })
-        case let string as String: self = .string(string)
-        case let number as NSNumber where String(describing: number) == "true": self = .bool(true)
-        case let number as NSNumber where String(describing: number) == "false": self = .bool(false)
-        case let number as NSNumber where number.doubleValue == number.doubleValue.rounded():
-            self = .number(Int(exactly: number.doubleValue) ?? 0)
-        case let number as NSNumber: self = .decimal(number.doubleValue)
-        default: self = .null
-        }
+        guard let value = try? JSONDecoder().decode(PrettyJSON.self, from: Data(text.utf8)) else { return nil }
+        self = value
     }
 
     /// Every value that is no object or list, with its place: "vcpus[0].state".
@@ -105,5 +88,27 @@ public indirect enum PrettyJSON: Sendable {
             }
         }
         return text + "\""
+    }
+}
+
+extension PrettyJSON: Decodable {
+    public init(from decoder: any Decoder) throws {
+        let container = try decoder.singleValueContainer()
+        if container.decodeNil() {
+            self = .null
+        } else if let value = try? container.decode(Bool.self) {
+            self = .bool(value)
+        } else if let value = try? container.decode(Int.self) {
+            self = .number(value)
+        } else if let value = try? container.decode(Double.self) {
+            self = .decimal(value)
+        } else if let value = try? container.decode(String.self) {
+            self = .string(value)
+        } else if let value = try? container.decode([PrettyJSON].self) {
+            self = .array(value)
+        } else {
+            let members = try container.decode([String: PrettyJSON].self)
+            self = .object(members.sorted { $0.key < $1.key }.map { ($0.key, $0.value) })
+        }
     }
 }

@@ -95,6 +95,8 @@ struct StatusLine: Codable {
     var error: String?
     var exit: String?
     var places: Places?
+    /// A boot loader's menu is on the console (monitor to xl).
+    var console: Bool?
     /// Log lines that go with an error (monitor to xl).
     var log: [String]?
 }

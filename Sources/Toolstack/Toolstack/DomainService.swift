@@ -29,7 +29,10 @@ extension RunDirectory {
             let end = process.reap(wait: true).map { "\($0)" } ?? "does not answer"
             throw ToolstackError("xenstored \(end); see \(logFile("xenstored"))", exitCode: 3)
         }
-        return StoreClient(socket)
+        let store = StoreClient(socket)
+        let memory = HostFigures.read().totalMemory * 1024
+        try store.write(DomainTree.host(memory: memory, store: programs + "/xenstored"))
+        return store
     }
 
     /// Takes what a dead domain left out of the store.

@@ -16,7 +16,8 @@ public struct DomainStarter: Sendable {
 
     /// Makes and starts the domain that `reading` describes. The monitor's process is the child of this one.
     public func create(
-        _ reading: ConfigReading, settings: ConfigFile, paused: Bool
+        _ reading: ConfigReading, settings: ConfigFile, paused: Bool,
+        showConsole: (DomainDirectory) -> Void = { _ in }
     ) throws(ToolstackError) -> (record: DomainRecord, monitor: ChildProcess) {
         do {
             let (config, directory, lock, store) = try run.locked {
@@ -45,7 +46,7 @@ public struct DomainStarter: Sendable {
             // From here on the lock and the pipe's end are the monitor's alone.
             closeDescriptor(lock.number)
             closeDescriptor(pipe.writing.number)
-            try waitUntilReady(pipe.reading, name: config.name)
+            try waitUntilReady(pipe.reading, name: config.name) { showConsole(directory) }
             return (try directory.readRecord(), monitor)
         } catch let error as ToolstackError {
             throw error
@@ -64,19 +65,28 @@ public struct DomainStarter: Sendable {
             descriptors: [nil, log.number, log.number, report.number, lock.number], newSession: true)
     }
 
-    /// Waits for the monitor's word.
-    private func waitUntilReady(_ status: Descriptor, name: String) throws {
+    /// Waits for the monitor's word; a boot loader's menu may come before it.
+    private func waitUntilReady(_ status: Descriptor, name: String, showConsole: () -> Void) throws {
         var bytes: [UInt8] = []
-        while !bytes.contains(10) {
-            let more = try HostFile.readAvailable(status.number)
-            if more.isEmpty { break }
-            bytes += more
+        while true {
+            guard let end = bytes.firstIndex(of: 10) else {
+                let more = try HostFile.readAvailable(status.number)
+                guard !more.isEmpty else {
+                    throw ToolstackError(
+                        "the domain's monitor ended; see \(run.logFile("xl-\(name)"))", exitCode: 3)
+                }
+                bytes += more
+                continue
+            }
+            let message = try? JSONDecoder().decode(StatusLine.self, from: Data(bytes[..<end]))
+            bytes.removeSubrange(...end)
+            if message?.console == true {
+                showConsole()
+                continue
+            }
+            if let error = message?.error { throw ToolstackError(error, exitCode: 3, log: message?.log ?? []) }
+            if message?.ready == true { return }
         }
-        let line = Data(bytes.prefix { $0 != 10 })
-        guard let message = try? JSONDecoder().decode(StatusLine.self, from: line) else {
-            throw ToolstackError("the domain's monitor ended; see \(run.logFile("xl-\(name)"))", exitCode: 3)
-        }
-        if let error = message.error { throw ToolstackError(error, exitCode: 3, log: message.log ?? []) }
     }
 
     private func check(_ config: DomainConfig, against living: [DomainRecord]) throws {

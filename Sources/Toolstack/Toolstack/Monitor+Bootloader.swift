@@ -13,6 +13,7 @@ extension Monitor {
         let path = ProcessInfo.processInfo.environment["PATH"] ?? "/usr/bin:/bin"
         asConfigured = config
         guard let loader = try Bootloader(config, in: directory, path: path) else { return }
+        isLoading = true
         let limit = deadline
         // A user may think about a menu for as long as they like.
         deadline = nil
@@ -20,6 +21,7 @@ extension Monitor {
         let (inner, outer) = (try PseudoTerminal(), try PseudoTerminal())
         try HostFile.link(directory.console, to: outer.path)
         defer { HostFile.remove(directory.console) }
+        sayConsole()
         let process = try loader.start(on: inner.path)
         Self.log("domain \(record.domid): \(loader.program) looks for a kernel")
         copy(from: inner, to: outer)
@@ -38,6 +40,13 @@ extension Monitor {
         (config.kernel, config.ramdisk) = (found.kernel, found.ramdisk)
         config.commandLine = found.commandLine
         try directory.write(config)
+        isLoading = false
+    }
+
+    /// `xl create -c` shows the menu.
+    private func sayConsole() {
+        guard let report, let bytes = try? JSONEncoder().encode(StatusLine(console: true)) else { return }
+        try? HostFile.write([UInt8](bytes) + [10], to: report.number)
     }
 
     private func copy(from source: PseudoTerminal, to target: PseudoTerminal) {

@@ -101,6 +101,8 @@ extension Monitor {
         self.reason = reason
         let code = ShutdownReason(rawValue: reason).map { ", reason code \($0.code)" } ?? ""
         Self.log("domain \(record.domid) has ended: \(reason)\(code)")
+        (record.state, record.reason) = (.shutdown, reason)
+        updateRecord()
         tellWaiters(reason)
         guard reason == "crash" else { return }
         for program in ["hypervisor", "device-model", "backend"] {
@@ -125,6 +127,7 @@ extension Monitor {
         case "reboot": action = config.onReboot
         case "watchdog": action = config.onWatchdog
         case "destroy": action = .destroy
+        case "soft-reset": action = .softReset
         default: action = config.onCrash
         }
         Self.log("action for this: \(action.rawValue)")

@@ -6,6 +6,7 @@
 internal import DomainConfig
 internal import Foundation
 internal import Host
+internal import XenStoreClient
 
 /// Runs as `xl .monitor DIRECTORY`: descriptor 3 is the status pipe to `xl create`, 4 the domain's lock.
 public final class Monitor {
@@ -17,13 +18,13 @@ public final class Monitor {
     var directory: DomainDirectory
     var record: DomainRecord
     var config: DomainConfig
-    private var lock: Descriptor
+    var lock: Descriptor
     /// To `xl create`; nil once it has its answer.
-    private var report: Descriptor?
-    private var server: LineServer?
-    private var service: DomainService?
+    var report: Descriptor?
+    var server: LineServer?
+    var service: DomainService?
     /// Whether the user wants the domain paused at first.
-    private var startsPaused = false
+    var startsPaused = false
     var members: [Member] = []
     var phase = Phase.starting
     /// The first thing that went wrong, and which program it was.
@@ -31,10 +32,16 @@ public final class Monitor {
     /// How the domain ended, as far as known.
     var reason: String?
     var deadline: UInt64?
-    private var destroyers: [(String) -> Void] = []
+    var destroyers: [(String) -> Void] = []
     var destroyed = false
     /// The config before a boot loader has filled it in.
     var asConfigured: DomainConfig?
+    /// Whether a boot loader runs.
+    var isLoading = false
+    /// The domain's memory, for a core file after its end.
+    var core: CoreDump?
+    /// Keeps the store running while the domain has no connection to it.
+    var storeKeeper: StoreClient?
     /// Those who want to know how the domain ends.
     var waiters: [(String) -> Void] = []
     /// The answer for them, once it has ended.
@@ -124,9 +131,11 @@ public final class Monitor {
             server = try LineServer(path: directory.monitor, reactor: reactor) { [unowned self] line, answer in
                 serve(line, answer)
             }
-            try startMembers()
+            try load()
+            if !destroyed { try startMembers() }
         } catch {
-            fail(!members.isEmpty ? .hypervisor : config.kind == .hvm ? .deviceModel : .backend, "\(error)")
+            let culprit = config.kind == .hvm ? Member.Program.deviceModel : isLoading ? .bootloader : .backend
+            fail(members.isEmpty ? culprit : .hypervisor, "\(error)")
         }
         updateRecord()
         while !members.isEmpty { reactor.turn() }
@@ -178,6 +187,9 @@ public final class Monitor {
         phase = .running
         deadline = nil
         record.state = .running
+        removeLoaded()
+        holdMemory()
+        storeKeeper = nil
         updateRecord()
         Self.log("domain \(record.domid) (\(record.name)) runs: monitor \(ownProcess())")
         tell(StatusLine(ready: true))
@@ -195,7 +207,7 @@ public final class Monitor {
         if !startsPaused { _ = try Control.ask(directory.control, ControlRequest("unpause")) }
     }
 
-    private func tell(_ line: StatusLine) {
+    func tell(_ line: StatusLine) {
         guard let report, let bytes = try? JSONEncoder().encode(line) else { return }
         try? HostFile.write([UInt8](bytes) + [10], to: report.number)
         self.report = nil
@@ -212,7 +224,7 @@ public final class Monitor {
         if toCreator { pendingReport = StatusLine(error: sentence, log: lines) }
     }
     /// Told once nothing of the domain is left.
-    private var pendingReport: StatusLine?
+    var pendingReport: StatusLine?
 
     private func serve(_ line: String, _ answer: @escaping (String) -> Void) {
         guard let request = try? JSONDecoder().decode(ControlRequest.self, from: Data(line.utf8)) else {
@@ -226,100 +238,6 @@ public final class Monitor {
         case "status": answer(#"{"ok":true}"#)
         default: answer(#"{"error":"the monitor knows destroy, wait and status only"}"#)
         }
-    }
-
-    /// Does what `action` says; false if the monitor is no longer needed.
-    private func follow(_ action: DomainConfig.EventAction) throws -> Bool {
-        switch action {
-        case .destroy, .coredumpDestroy:
-            remove()
-            return false
-        case .preserve:
-            preserve()
-            return false
-        case .renameRestart:
-            try restartBeside()
-            preserve()
-            return false
-        case .restart, .coredumpRestart, .softReset:
-            try restart()
-            return true
-        }
-    }
-
-    private func remove() {
-        server?.close()
-        service?.end()
-        service = nil
-        updateRecord()
-        run.keepLogs(of: directory, name: record.name)
-        HostFile.remove(directory.path)
-        Self.log("domain \(record.domid) is gone")
-        tell(pendingReport ?? StatusLine(error: "it was destroyed while it was set up"))
-        for answer in destroyers { answer(#"{"ok":true}"#) }
-        destroyers = []
-    }
-
-    /// Keeps the ended domain in the list until someone destroys it.
-    private func preserve() {
-        record.state = .shutdown
-        record.reason = reason
-        updateRecord()
-        tell(pendingReport ?? StatusLine(ready: true))
-        Self.log("domain \(record.domid) is kept until it is destroyed")
-        while !destroyed { reactor.turn() }
-        remove()
-    }
-
-    /// The same domain again, with a new number.
-    private func restart() throws {
-        let made = try run.locked {
-            config = try directory.readConfig()
-            config.name = record.name
-            config.domid = try run.allocateDomid()
-            return try run.makeDomain(config, settings: try directory.readSettings())
-        }
-        remove()
-        (directory, lock) = made
-        record = try directory.readRecord()
-        Self.log("starting it again as domain \(record.domid)")
-    }
-
-    /// A new domain under the old name, with a monitor of its own; this one gets another name.
-    private func restartBeside() throws {
-        let oldName = record.name
-        let made = try run.locked {
-            var next = try directory.readConfig()
-            next.name = oldName
-            next.domid = try run.allocateDomid()
-            record.name = "\(oldName)-\(record.domid)"
-            try directory.write(record)
-            return try run.makeDomain(next, settings: try directory.readSettings())
-        }
-        let null = try HostFile.open("/dev/null", .write)
-        let program = DomainStarter(run: run, programs: programs)
-        _ = try program.startMonitor(made.directory, name: oldName, lock: made.lock, report: null, paused: false)
-    }
-
-    /// A domain that crashes as soon as it starts is not started again and again (as in xend: 20 seconds).
-    private func slowed(_ action: DomainConfig.EventAction, since started: UInt64) -> DomainConfig.EventAction {
-        guard monotonicNanoseconds() - started < 20_000_000_000 else { return action }
-        let calmer: DomainConfig.EventAction
-        switch action {
-        case .renameRestart: calmer = .preserve
-        case .restart where reason == "crash": calmer = .destroy
-        case .coredumpRestart where reason == "crash": calmer = .destroy
-        default: return action
-        }
-        Self.log("it lived less than 20 seconds: \(calmer.rawValue) instead of \(action.rawValue)")
-        return calmer
-    }
-
-    /// A domain that reboots as soon as it starts must not keep the host busy.
-    private func pause(since started: UInt64) {
-        let lived = monotonicNanoseconds() - started
-        guard lived < 1_000_000_000 else { return }
-        Thread.sleep(forTimeInterval: 1 - Double(lived) / 1e9)
     }
 
     static func log(_ line: String) {

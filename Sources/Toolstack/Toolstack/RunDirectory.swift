@@ -134,7 +134,7 @@ public struct RunDirectory: Equatable, Sendable {
 
     /// Keeps a domain's logs after its end: `logs/hypervisor-NAME.log` and so on.
     public func keepLogs(of directory: DomainDirectory, name: String) {
-        for program in ["hypervisor", "device-model", "backend", "guest-console", "bios"] {
+        for program in ["hypervisor", "device-model", "backend", "bootloader", "guest-console", "bios"] {
             let log = directory.log(of: program)
             guard let status = try? HostFile.status(log), status.size > 0 else { continue }
             let kept = logFile("\(program)-\(name)")

@@ -86,7 +86,10 @@ private struct CreateRun {
 
     private func create(_ reading: ConfigReading, _ file: ConfigFile) throws(ToolstackError) -> Int32 {
         let starter = DomainStarter(run: session.run, programs: session.programs)
-        let (record, monitor) = try starter.create(reading, settings: file, paused: options.has("p"))
+        let (record, monitor) = try starter.create(reading, settings: file, paused: options.has("p")) {
+            // The user may want to choose from a boot loader's menu.
+            if options.has("c") { _ = try? ConsoleClient($0).run() }
+        }
         let directory = session.run.directory(of: record.domid)
         if options.has("json") {
             let members: [(String, PrettyJSON)] = [("domid", .number(record.domid)), ("name", .string(record.name))]

@@ -88,6 +88,11 @@ extension Command {
                     if options.has("c") { _ = try? HostFile.open(path, [.write, .truncate]) }
                 }
             }
+            let keys = session.run.logFile("debug-keys")
+            for line in String(decoding: (try? HostFile.read(keys)) ?? [], as: UTF8.self).split(separator: "\n") {
+                session.print("(XEN) \(line)\n")
+            }
+            if options.has("c") { HostFile.remove(keys) }
             return 0
         })
 }

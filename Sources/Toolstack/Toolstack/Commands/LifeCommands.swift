@@ -6,6 +6,7 @@
 internal import DomainConfig
 internal import Foundation
 internal import Host
+internal import XenStoreClient
 
 extension Session {
     func control(_ record: DomainRecord) -> String { run.directory(of: record.domid).control }
@@ -97,6 +98,10 @@ extension Command {
                     }
                     record.name = name
                     try session.run.directory(of: record.domid).write(record)
+                }
+                if let store = session.openStore() {
+                    for path in ["/local/domain/\(record.domid)/name", "/vm/\(record.uuid)/name"]
+                    where try store.read(path) != nil { try store.write(path, name) }
                 }
             } catch let error as ToolstackError {
                 throw error

@@ -1,6 +1,6 @@
 // xl console and xl vncviewer: looking at a domain.
 // Source: xl(1).
-// Modelled: serial consoles, any viewer that takes HOST:DISPLAY. Not modelled: PV consoles (HVM domains have serial ports).
+// Modelled: serial and PV consoles, any viewer that takes HOST:DISPLAY. Not modelled: more than one console a domain.
 // Quirks: viewers are looked for by name: vncviewer, then gvncviewer.
 
 internal import DomainConfig
@@ -10,15 +10,18 @@ internal import Host
 extension Command {
     static let console = Command(
         name: "console", summary: "Attach to a domain's console (ctrl-] leaves)", usage: "[options] DOMAIN",
-        options: [("-t TYPE", "serial or pv; an HVM domain has serial ports"), ("-n NUMBER", "which one: 0")],
+        options: [("-t TYPE", "console type: pv, serial or vuart"), ("-n NUMBER", "console number: 0")],
         specifications: [.init("t", value: true), .init("n", value: true)], leastOperands: 1, mostOperands: 1,
         run: { session, options throws(ToolstackError) in
             let record = try session.guest(options.operands[0])
-            let type = options.value("t") ?? "serial"
+            let kind = (try? session.run.directory(of: record.domid).readConfig())?.kind ?? .hvm
+            // A domain has one kind of console: serial ports with a board, else the PV console.
+            let own = kind == .hvm ? "serial" : "pv"
+            let type = options.value("t") ?? own
             guard ["serial", "pv", "vuart"].contains(type) else {
-                throw ToolstackError("there is no console type `\(type)': serial and pv are known", exitCode: 2)
+                throw ToolstackError("console type supported are: pv, serial, vuart", exitCode: 2, isVerbatim: true)
             }
-            guard type == "serial" else { throw ToolstackError("domain \(record.name) has no \(type) console") }
+            guard type == own else { throw ToolstackError("domain \(record.name) has no \(type) console") }
             guard let number = Int(options.value("n") ?? "0") else {
                 throw ToolstackError("`-n' needs a number", exitCode: 2)
             }
