@@ -13,13 +13,16 @@ extension Monitor {
         if phase == .starting, members.count == 2, members.allSatisfy(\.isReady) { announce() }
         guard member.program == .hypervisor, let exit = member.exit else { return }
         reason = reason ?? exit
-        // It ran, and ended before the device model's word was read.
-        if phase == .starting && member.isReady { announce() }
+        if phase == .starting && member.isReady {
+            for peer in members where peer !== member { drain(peer) }
+            // It ran, and ended before the others' word was read; or it ended because one of them did.
+            if members.allSatisfy(\.isReady) { announce() } else { fail(member.program, "the device model ended") }
+        }
         end()
     }
 
     func onEnd(of member: Member) {
-        while !HostFile.waitReadable([member.status.number], milliseconds: 0).isEmpty, member.readStatus() {}
+        drain(member)
         onStatus(of: member)
         let end = member.process.reap()
         forget(member)
@@ -40,11 +43,16 @@ extension Monitor {
         }
     }
 
+    /// Reads what a process has said and nobody has read yet.
+    private func drain(_ member: Member) {
+        while !HostFile.waitReadable([member.status.number], milliseconds: 0).isEmpty, member.readStatus() {}
+    }
+
     /// Gives the other processes time to end, and reads what they said before.
     private func hearOthers() {
         _ = HostFile.waitReadable(members.map(\.process.ended.number), milliseconds: 5000)
         for peer in members {
-            while !HostFile.waitReadable([peer.status.number], milliseconds: 0).isEmpty, peer.readStatus() {}
+            drain(peer)
             onStatus(of: peer)
         }
     }
@@ -56,12 +64,16 @@ extension Monitor {
         let blamesPeer = peers.contains { sentence.hasPrefix($0) }
         for peer in members where failure == nil && !peer.isKilled && peer.program != program {
             // What the peer says of itself comes before its end, which can take a while on a busy machine.
-            let ends = [peer.status.number, peer.process.ended.number]
-            if blamesPeer { _ = HostFile.waitReadable(ends, milliseconds: 5000) }
-            while !HostFile.waitReadable([peer.status.number], milliseconds: 0).isEmpty, peer.readStatus() {}
+            if blamesPeer {
+                _ = HostFile.waitReadable([peer.status.number, peer.process.ended.number], milliseconds: 5000)
+                drain(peer)
+                if peer.error == nil { _ = HostFile.waitReadable([peer.process.ended.number], milliseconds: 5000) }
+            }
+            drain(peer)
             if let error = peer.error {
                 failure = (peer.program, error)
-            } else if let end = peer.process.reap() {
+            } else if let end = peer.process.reap(), end != .exit(0) {
+                // A clean end is what follows from the failure of another.
                 failure = (peer.program, "it \(end) before it was set up")
             }
         }
