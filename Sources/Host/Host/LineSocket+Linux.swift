@@ -109,14 +109,6 @@ public final class LineServer {
 
 /// Unix stream sockets for other uses than lines.
 public enum StreamSocket {
-    /// Two connected ends, close-on-exec.
-    public static func pair() throws(HostFailure) -> (Descriptor, Descriptor) {
-        var ends: [Int32] = [-1, -1]
-        let type = Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue)
-        guard socketpair(AF_UNIX, type, 0, &ends) == 0 else { throw HostFailure("make", "a socket pair", code: errno) }
-        return (Descriptor(owning: ends[0]), Descriptor(owning: ends[1]))
-    }
-
     /// The socket file is made anew.
     public static func listen(_ path: String) throws(HostFailure) -> Descriptor {
         let result = chost_unix_listen(path)
@@ -130,10 +122,11 @@ public enum StreamSocket {
         return Descriptor(owning: result)
     }
 
-    /// Two connected ends that never block.
-    public static func pair() throws(HostFailure) -> (Descriptor, Descriptor) {
+    /// Two connected ends; they never block unless that is wanted.
+    public static func pair(isBlocking: Bool = false) throws(HostFailure) -> (Descriptor, Descriptor) {
         var ends: [Int32] = [-1, -1]
-        let type = Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue) | Int32(SOCK_NONBLOCK.rawValue)
+        var type = Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue)
+        if !isBlocking { type |= Int32(SOCK_NONBLOCK.rawValue) }
         guard socketpair(AF_UNIX, type, 0, &ends) == 0 else { throw HostFailure("make", "a socket pair", code: errno) }
         return (Descriptor(owning: ends[0]), Descriptor(owning: ends[1]))
     }

@@ -154,11 +154,21 @@ extension Hypervisor {
         case "destroy": domain.finish(.destroy)
         case "status": return status
         case "log": return Reply(ok: true, log: journal.text)
+        case "memory": return handOverMemory()
         case "shutdown", "reboot":
             return Reply(
                 error: "PV control interface not available: external graceful \(command) not possible")
         default: return Reply(error: "unknown command \(command)")
         }
+        return Reply(ok: true)
+    }
+
+    /// Gives the guest's memory to the socket that came with the command: for core files.
+    private func handOverMemory() -> Reply {
+        guard let socket = control?.enclosed else { return Reply(error: "no socket came with the command") }
+        do throws(HostFailure) {
+            try MessageSocket(socket).send([1], descriptors: [domain.memory.ram.memory.descriptor.number])
+        } catch { return Reply(error: "\(error)") }
         return Reply(ok: true)
     }
 

@@ -1,7 +1,7 @@
 // A domain's memory as a core file.
 // Source: Xen's docs/misc/dump-core-format.txt; notes of public/elfnote.h (XEN_ELFNOTE_DUMPCORE_*).
 // Modelled: .note.Xen, .xen_pfn or .xen_p2m, .xen_pages. Not modelled: .xen_prstatus, .xen_shared_info.
-// Quirks: memory is read from the memory file that the hypervisor holds, through /proc; empty parts become holes.
+// Quirks: the hypervisor hands over its memory file; empty parts of it become holes.
 
 internal import DomainConfig
 internal import Foundation
@@ -18,22 +18,22 @@ struct CoreDump {
     let memory: Descriptor
     let size: Int
 
-    /// Opens the memory of a running domain.
-    init(_ config: DomainConfig, hypervisor: Int32) throws(ToolstackError) {
+    /// Asks the domain's hypervisor, at its control socket, for the memory.
+    init(_ config: DomainConfig, control: String) throws(ToolstackError) {
         self.config = config
-        let folder = "/proc/\(hypervisor)/fd"
-        for name in HostFile.list(folder) {
-            let target = (try? FileManager.default.destinationOfSymbolicLink(atPath: "\(folder)/\(name)")) ?? ""
-            guard target.hasPrefix("/memfd:apus-ram") else { continue }
-            do {
-                size = try HostFile.status("\(folder)/\(name)").size
-                memory = try HostFile.open("\(folder)/\(name)", .read)
-            } catch {
-                throw ToolstackError("the domain's memory: \(error)")
-            }
-            return
+        do {
+            let (own, other) = try MessageSocket.pair()
+            _ = try Control.ask(control, ControlRequest("memory"), descriptor: other.descriptor.number)
+            guard !HostFile.waitReadable([own.descriptor.number], milliseconds: 5000).isEmpty,
+                let memory = try own.receive()?.descriptors.first
+            else { throw ToolstackError("the hypervisor does not hand over the domain's memory") }
+            self.memory = memory
+            size = try HostFile.status("/proc/self/fd/\(memory.number)").size
+        } catch let error as ToolstackError {
+            throw error
+        } catch {
+            throw ToolstackError("the domain's memory: \(error)")
         }
-        throw ToolstackError("the domain's memory cannot be found in its hypervisor's descriptors")
     }
 
     private var pages: Int { size / Self.page }
@@ -152,7 +152,7 @@ extension Command {
             guard let config = try? session.run.directory(of: record.domid).readConfig() else {
                 throw ToolstackError("the domain's config is gone")
             }
-            let dump = try CoreDump(config, hypervisor: record.hypervisor)
+            let dump = try CoreDump(config, control: session.control(record))
             let state = try Control.ask(session.control(record), ControlRequest("status")).state ?? ""
             // The memory of one moment.
             let pauses = !state.contains("p")

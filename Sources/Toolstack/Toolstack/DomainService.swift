@@ -59,7 +59,7 @@ final class DomainService {
             store = StoreClient(try StoreSocket(path: run.storeSocket))
             backend = try StreamSocket.connect(run.storeSocket)
             door = MessageSocket(try StreamSocket.connect(run.storeDoor))
-            let pair = try StreamSocket.pair()
+            let pair = try StreamSocket.pair(isBlocking: true)
             ring = pair.0
             try door.send(Array("{\"introduce\":\(domid)}".utf8), descriptors: [pair.1.number])
         } catch { throw ToolstackError("xenstored does not answer: \(error)") }

@@ -33,7 +33,7 @@ extension Monitor {
         let actions = [config.onPoweroff, config.onReboot, config.onCrash, config.onWatchdog]
         guard actions.contains(where: { [.coredumpDestroy, .coredumpRestart].contains($0) }) else { return }
         do throws(ToolstackError) {
-            core = try CoreDump(config, hypervisor: record.hypervisor)
+            core = try CoreDump(config, control: directory.control)
         } catch {
             Self.log("there will be no core file: \(error.message)")
         }
