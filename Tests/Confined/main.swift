@@ -18,7 +18,7 @@ func tryOut(_ what: String) {
     case "socket": say(socket(AF_INET, 1, 0) < 0 ? "refused \(errno)" : "made")
     case "fork": say((try? forkWorker()) == nil ? "refused \(errno)" : "forked")
     case "execute": execl("/bin/true")
-    case "kill": kill(getppid(), 0)
+    case "kill": kill(getpid(), 0)
     case "executable":
         let memory = mmap(nil, 4096, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
         say(memory == MAP_FAILED ? "refused" : "mapped")

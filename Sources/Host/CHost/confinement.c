@@ -49,6 +49,9 @@ int chost_seccomp(const struct sock_filter *program, int length, const char *nam
     memcpy(sentence + sentence_length, rest, sizeof rest - 1);
     sentence_length += sizeof rest - 1;
     struct sigaction action = {.sa_sigaction = on_forbidden, .sa_flags = (int)(SA_SIGINFO | SA_RESETHAND | SA_NODEFER)};
+    // The Swift runtime's report of a crash needs what is forbidden from here on.
+    static const int crashes[] = {SIGQUIT, SIGILL, SIGTRAP, SIGABRT, SIGBUS, SIGFPE, SIGSEGV};
+    for (size_t index = 0; index < sizeof crashes / sizeof *crashes; index++) signal(crashes[index], SIG_DFL);
     if (sigaction(SIGSYS, &action, NULL) < 0) return -errno;
     struct sock_fprog filter = {.len = (unsigned short)length, .filter = (struct sock_filter *)program};
     // Without SPEC_ALLOW older kernels switch speculative store bypass off for the process, which slows the engine;

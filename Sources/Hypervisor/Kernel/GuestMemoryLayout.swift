@@ -1,7 +1,6 @@
 // Where RAM, ROM and video memory lie in guest-physical memory: a value, painted layer by layer.
 // Source: Intel 82441FX (290549-001) §3.2.18 (PAM), §4.1 (memory map); SeaBIOS's image ends at 4 GiB.
-// Modelled: PAM segments, the PCI hole, the first 64 KiB behind a closed A20 gate.
-// Not modelled: other odd megabytes with A20 closed (nothing outside real mode runs with it closed), SMRAM.
+// Modelled: PAM segments, the PCI hole, the A20 gate. Not modelled: SMRAM.
 
 internal import Ioreq
 
@@ -41,7 +40,9 @@ struct GuestMemoryLayout: Equatable, Sendable {
     let videoBytes: UInt64
     var videoAddress: UInt64?
     var segments = [Segment](repeating: Segment(), count: 13)
+    /// Closed, it keeps bit 20 of all that the CPU addresses low: odd megabytes are the even ones below them.
     var isA20Open = true
+    var addressMask: UInt64 { isA20Open ? .max : ~0x10_0000 }
     /// Where the guest put frames of the hypervisor's, by their number: 0 shared info, then the grant table.
     var frames: [Int: UInt64] = [:]
 
@@ -73,8 +74,9 @@ struct GuestMemoryLayout: Equatable, Sendable {
         canvas.paint(GuestRAM.highStart, highRAM, .ram(lowRAM), writable: true)
         canvas.clear(0xA_0000..<0x10_0000)
         for (index, segment) in segments.enumerated() { paint(segment, index, &canvas) }
-        if !isA20Open { canvas.paint(0x10_0000, min(0x1_0000, lowRAM), .ram(0), writable: true) }
         canvas.paint(GuestRAM.highStart - romBytes, romBytes, .rom(0), writable: false)
+        // Where a CPU that is reset with the gate closed looks for it (82371SB, extended BIOS range).
+        if !isA20Open { canvas.paint(GuestRAM.highStart - 0x10_0000 - romBytes, romBytes, .rom(0), writable: false) }
         // The I/O APIC, HPET and local APIC pages are the bus's whatever a BAR claims.
         canvas.clear(0xFEC0_0000..<0xFEF0_0000)
         for (index, address) in frames.sorted(by: { $0.key < $1.key }) where address & 0xFFF == 0 && address < 1 << 46 {

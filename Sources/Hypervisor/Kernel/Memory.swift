@@ -59,8 +59,8 @@ internal import Synchronization
     }
 
     private func rebuild() {
-        let pieces = layout.withLock { $0.pieces }
-        map.replace(with: pieces.compactMap { region($0) })
+        let (pieces, mask) = layout.withLock { ($0.pieces, $0.addressMask) }
+        map.replace(with: pieces.compactMap { region($0) }, addressMask: mask)
     }
 
     private func region(_ piece: Piece) -> PhysicalRegion? {

@@ -1,7 +1,6 @@
 // Control and debug registers, XCR0, reset, and the switches between modes.
 // Source: Intel SDM vol. 3 §2.5, §9.1 (reset), §9.8.5 (entering long mode), §17.2 (debug registers).
 // Modelled: reserved bits, dependent bits, long-mode activation; not modelled: caching (CD, NW, PWT, PCD), PCID.
-// PDPTEs of PAE paging are not held in registers: the walk reads them.
 
 internal import CProcessor
 
@@ -9,6 +8,11 @@ internal import CProcessor
 let physicalAddressBits: UInt64 = 40
 
 extension UnsafeMutablePointer where Pointee == apus_vcpu {
+    /// Paging with PAE and without long mode, whose four top entries are registers.
+    private func usesDirectoryPointers(cr0: UInt64, cr4: UInt64) -> Bool {
+        cr0 & CR0.paging != 0 && cr4 & CR4.physicalAddressExtension != 0 && pointee.efer & EFER.longModeEnable == 0
+    }
+
     /// Writes CR0 as MOV and LMSW do.
     func setCR0(_ value: UInt64) throws(Fault) {
         let old = pointee.cr0
@@ -28,6 +32,10 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
             guard !is64Bit else { throw raise(Vector.generalProtection, error: 0) }
             pointee.efer &= ~EFER.longModeActive
         }
+        let reloading = CR0.paging | CR0.cacheDisable | CR0.notWriteThrough
+        if (old ^ new) & reloading != 0, usesDirectoryPointers(cr0: new, cr4: pointee.cr4) {
+            try loadDirectoryPointers(pointee.cr3)
+        }
         pointee.cr0 = new
         if (old ^ new) & (CR0.paging | CR0.writeProtect | CR0.protection) != 0 { flushTLB(keepGlobal: false) }
         updateMode()
@@ -35,6 +43,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
 
     func setCR3(_ value: UInt64) throws(Fault) {
         if pointee.long_mode, value >> physicalAddressBits != 0 { throw raise(Vector.generalProtection, error: 0) }
+        if usesDirectoryPointers(cr0: pointee.cr0, cr4: pointee.cr4) { try loadDirectoryPointers(value) }
         pointee.cr3 = pointee.long_mode ? value : value & 0xFFFF_FFFF
         flushTLB(keepGlobal: true)
     }
@@ -54,6 +63,11 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
         guard value & ~writableCR4 == 0,
             !pointee.long_mode || value & CR4.physicalAddressExtension != 0
         else { throw raise(Vector.generalProtection, error: 0) }
+        let reloading =
+            CR4.pageGlobal | CR4.physicalAddressExtension | CR4.pageSizeExtension | CR4.smep
+        if (old ^ value) & reloading != 0, usesDirectoryPointers(cr0: pointee.cr0, cr4: value) {
+            try loadDirectoryPointers(pointee.cr3)
+        }
         pointee.cr4 = value
         let translation =
             CR4.pageSizeExtension | CR4.physicalAddressExtension | CR4.pageGlobal | CR4.smep | CR4.smap
@@ -122,6 +136,8 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
         case 6: pointee.dr.6 = value & 0xE00F | 0xFFFF_0FF0
         default: pointee.dr.7 = value & 0xFFFF_2BFF | 0x400
         }
+        clearFlags(RFLAGS.resume)
+        updateMode()
     }
 
     /// XSETBV: only XCR0, x87 and SSE.

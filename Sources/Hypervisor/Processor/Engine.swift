@@ -114,7 +114,11 @@ public final class PhysicalMap: @unchecked Sendable {
     let engines = EngineList()
     public init() {}
 
-    public func replace(with regions: [PhysicalRegion]) {
+    /// What the CPU's address lines let through: without bit 20 while the A20 gate is closed.
+    public private(set) var addressMask = UInt64.max
+
+    public func replace(with regions: [PhysicalRegion], addressMask: UInt64 = .max) {
         self.regions = regions.sorted { $0.start < $1.start }
+        self.addressMask = addressMask
     }
 }

@@ -88,6 +88,7 @@ struct EngineState {
     private var regionCount = 0
     private var lastRegion = 0
     static let maximumRegions = 256
+    private(set) var addressMask = UInt64.max
     var news: [CodeNews] = []
     var hasNews = false
     /// More than one engine uses the map.
@@ -117,6 +118,7 @@ struct EngineState {
 
     /// Copies the map's regions, so that lookups need no class or array.
     mutating func takeRegions() {
+        addressMask = map.addressMask
         regionCount = min(map.regions.count, Self.maximumRegions)
         for index in 0..<regionCount { (regions + index).initialize(to: map.regions[index]) }
         lastRegion = 0

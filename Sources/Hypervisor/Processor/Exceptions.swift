@@ -50,7 +50,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
     private func noteAddress() {
         if pointee.pending_vector == Vector.pageFault { pointee.cr2 = pointee.pending_cr2 }
         if pointee.pending_vector == Vector.debug {
-            pointee.dr.6 = pointee.dr.6 & ~0xE00F | pointee.pending_dr6 | 0xFFFF_0FF0
+            pointee.dr.6 = pointee.dr.6 & ~0xF | pointee.pending_dr6 | 0xFFFF_0FF0
             pointee.dr.7 &= ~(1 << 13)
         }
     }
@@ -98,7 +98,12 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
 
     /// Flags as the handler's frame holds them.
     private func pushedFlags(_ source: EventSource) -> UInt64 {
-        source == .fault ? rflags | RFLAGS.resume : rflags
+        switch source {
+        case .fault: return rflags | RFLAGS.resume
+        // RF is kept up to date while there are breakpoints; else no instruction but IRET leaves it set.
+        case .external where hasBreakpoints: return rflags
+        case .external, .trap, .software: return rflags & ~RFLAGS.resume
+        }
     }
 
     private func enterReal(_ vector: UInt8, _ source: EventSource, returnTo rip: UInt64) throws(Fault) {

@@ -1,6 +1,6 @@
 // Guest memory as instructions reach it: segment checks, the soft TLB, accesses that cross pages.
 // Source: Intel SDM vol. 3 §3.4, §5.3 (segments), §4 (paging), vol. 1 §3.3.7 (canonical addresses).
-// Modelled: limits, types, canonical form, all-or-nothing stores; not modelled: alignment checking (#AC), memory types.
+// Modelled: limits, types, canonical form, all-or-nothing stores; not modelled: memory types.
 // A TLB entry exists only for RAM or ROM, and for stores only while no code was decoded from the page.
 
 internal import CProcessor

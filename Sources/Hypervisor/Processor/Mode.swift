@@ -143,6 +143,7 @@ public struct ModeKey: OptionSet {
     @inline(__always) static var user: ModeKey { ModeKey(rawValue: 1 << 4) }
     @inline(__always) static var protected: ModeKey { ModeKey(rawValue: 1 << 5) }
     @inline(__always) static var virtual8086: ModeKey { ModeKey(rawValue: 1 << 6) }
+    /// Instruction by instruction: RFLAGS.TF, or breakpoints.
     @inline(__always) static var trap: ModeKey { ModeKey(rawValue: 1 << 7) }
     @inline(__always) static var flatData: ModeKey { ModeKey(rawValue: 1 << 8) }
     @inline(__always) static var taskSwitched: ModeKey { ModeKey(rawValue: 1 << 9) }
@@ -232,7 +233,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
         if cr0 & CR0.monitorCoprocessor != 0 { key.insert(.monitorCoprocessor) }
         if cr4 & CR4.osFXSR != 0 { key.insert(.osFXSR) }
         if cr4 & CR4.osXSAVE != 0 { key.insert(.osXSAVE) }
-        if UInt64(pointee.system_flags) & RFLAGS.trap != 0 { key.insert(.trap) }
+        if UInt64(pointee.system_flags) & RFLAGS.trap != 0 || hasBreakpoints { key.insert(.trap) }
         if pointee.cpl == 3, cr0 & CR0.alignmentMask != 0,
             UInt64(pointee.system_flags) & RFLAGS.alignmentCheck != 0
         {
@@ -249,6 +250,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
             mode = UInt8(APUS_TLB_SUPERVISOR_AC)
         }
         apus_select_tlb(self, mode)
+        if pointee.mode_key & ModeKey.alignmentCheck.rawValue != 0 || hasDataBreakpoints { apus_select_watched(self) }
     }
 
     /// Whether the segment is readable and writable data from 0 to 4 GiB.

@@ -1,7 +1,7 @@
 // Address translation: page walks in all modes, and the TLB's upkeep.
 // Source: Intel SDM vol. 3 §4 (32-bit, PAE and 4-level paging, access rights §4.6, errors §4.7, A/D §4.8).
 // Modelled: 4K/2M/4M/1G pages, NX, WP, SMEP, SMAP, reserved bits; not modelled: PCID, 5 levels, protection keys.
-// PAE's four top entries are read at each walk rather than at each load of CR3.
+// PAE's four top entries are registers, loaded with CR3 (§4.4.1).
 
 internal import CProcessor
 
@@ -61,9 +61,12 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
         _ linear: UInt64, _ intent: Intent
     ) throws(Fault) -> (physical: UInt64, isWritable: Bool, isLarge: Bool) {
         engine.pointee.foundGlobal = false
-        if self.pointee.cr0 & 1 << 31 == 0 { return (linear & 0xFFFF_FFFF, true, false) }
+        let lines = engine.pointee.addressMask
+        if self.pointee.cr0 & 1 << 31 == 0 { return (linear & 0xFFFF_FFFF & lines, true, false) }
         if self.pointee.cr4 & 0x20 == 0 {
-            while true { if let found = try walk32(linear, intent) { return found } }
+            while true {
+                if let found = try walk32(linear, intent) { return (found.0 & lines, found.1, found.2) }
+            }
         }
         var levels = 4
         var table = self.pointee.cr3 & addressBits & maximumPhysical
@@ -72,7 +75,9 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
             table = self.pointee.cr3 & 0xFFFF_FFE0
         }
         while true {
-            if let found = try walk(linear, intent, levels: levels, top: table) { return found }
+            if let found = try walk(linear, intent, levels: levels, top: table) {
+                return (found.0 & lines, found.1, found.2)
+            }
         }
     }
 
@@ -89,13 +94,12 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
         while true {
             let shift = UInt64(12 + 9 * (level - 1))
             let address = table &+ (linear &>> shift & 0x1FF) &* 8
-            let entry = loadPhysical(address, as: UInt64.self)
-            guard entry & present != 0 else { throw pageFault(linear, intent, isPresent: false) }
             let isTop32 = levels == 3 && level == 3
-            var reserved = entry & reservedPhysical
-            if isTop32 {
-                reserved |= entry & 0x7FF0_0000_0000_01E6
-            } else {
+            let entry = isTop32 ? apus_pdpte(self, linear).pointee : loadPhysical(address, as: UInt64.self)
+            guard entry & present != 0 else { throw pageFault(linear, intent, isPresent: false) }
+            var reserved: UInt64 = 0
+            if !isTop32 {
+                reserved = entry & reservedPhysical
                 if !executeDisable { reserved |= entry & noExecute }
                 if level == 4 { reserved |= entry & large }
                 rights &= entry
@@ -125,6 +129,25 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
             noteGlobal(entry)
             return (physical, writes, level > 1)
         }
+    }
+
+    /// Loads PAE's four top entries from the table at `cr3`. Throws #GP, and loads none, if a present one has reserved
+    /// bits set. SDM vol. 3 §4.4.1.
+    func loadDirectoryPointers(_ cr3: UInt64) throws(Fault) {
+        let table = cr3 & 0xFFFF_FFE0
+        var entries: (UInt64, UInt64, UInt64, UInt64) = (0, 0, 0, 0)
+        entries.0 = loadPhysical(table, as: UInt64.self)
+        entries.1 = loadPhysical(table &+ 8, as: UInt64.self)
+        entries.2 = loadPhysical(table &+ 16, as: UInt64.self)
+        entries.3 = loadPhysical(table &+ 24, as: UInt64.self)
+        let reserved =
+            reservedBits(entries.0) | reservedBits(entries.1) | reservedBits(entries.2) | reservedBits(entries.3)
+        guard reserved == 0 else { throw raise(13, error: 0) }
+        self.pointee.pdpte = entries
+    }
+
+    private func reservedBits(_ directoryPointer: UInt64) -> UInt64 {
+        directoryPointer & present == 0 ? 0 : directoryPointer & (reservedPhysical | 0xFFF0_0000_0000_01E6)
     }
 
     private func markAccessed(_ step: Step) -> Bool { step.entry & present == 0 || mark(step, accessed) }
@@ -251,9 +274,9 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
         self.pointee.jump_generation &+= 1
     }
 
-    /// Fills all sets with entries that match nothing.
-    func clearTLB() {
-        for place in 0..<Int(APUS_TLB_MODES) * 2 * Int(APUS_TLB_ENTRIES) {
+    /// Fills sets with entries that match nothing: those in use, or at first the one that stays empty as well.
+    func clearTLB(sets: Int = Int(APUS_TLB_MODES) * 2) {
+        for place in 0..<sets * Int(APUS_TLB_ENTRIES) {
             self.pointee.tlb_first[place] = apus_tlb_entry(tag: emptyTag(place), host: 0)
         }
     }
@@ -330,6 +353,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
 extension UnsafeMutablePointer where Pointee == apus_vcpu {
     /// Loads from guest-physical memory, naturally aligned.
     func loadPhysical<T: Word>(_ physical: UInt64, as: T.Type) -> T {
+        let physical = physical & engine.pointee.addressMask
         guard let region = engine.pointee.region(physical) else {
             return T(truncatingIfNeeded: engine.pointee.bus.readMemory(physical, size: MemoryLayout<T>.size))
         }
@@ -338,6 +362,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
     }
 
     private func hostOfTable(_ physical: UInt64) -> UnsafeMutableRawPointer? {
+        let physical = physical & engine.pointee.addressMask
         guard let region = engine.pointee.region(physical), region.pointee.isWritable else { return nil }
         return region.pointee.host + Int(truncatingIfNeeded: physical &- region.pointee.start)
     }

@@ -9,6 +9,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
     /// Raises #GP(0) unless the current task may reach `bytes` ports from `port` on.
     @inline(__always) func checkPort(_ port: UInt16, _ bytes: UInt8) throws(Fault) {
         if pointee.cpl > iopl || isVirtual8086 { try checkPortBitmap(port, bytes) }
+        if pointee.mode_key & ModeKey.trap.rawValue != 0 { watchPort(port, bytes) }
     }
 
     @inline(never) private func checkPortBitmap(_ port: UInt16, _ bytes: UInt8) throws(Fault) {
@@ -116,6 +117,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
     private func movePage(
         _ insn: Insn, _ port: UInt16, _ bytes: UInt8, count: UInt64, isRead: Bool
     ) throws(Fault) -> UInt64 {
+        if isWatched { return 0 }
         let (segment, offset) = memorySide(insn, isRead: isRead)
         let size = UInt64(bytes)
         let descending = UInt64(pointee.system_flags) & RFLAGS.direction != 0

@@ -1,6 +1,6 @@
 // The loop: find a block, run its instructions, deliver what they raise, leave when somebody calls.
 // Source: Intel SDM vol. 3 §6.6-6.9 (order of events), §17.3 (single step).
-// Modelled: interrupt shadow, NMI blocking, single-step traps; not modelled: data and instruction breakpoints.
+// Modelled: interrupt shadow, NMI blocking, single-step traps, breakpoints.
 // Attention is looked at between blocks; repeated string instructions look at it themselves.
 
 internal import CProcessor
@@ -145,17 +145,37 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
         return settle(status, insn, nil)
     }
 
-    /// Runs one instruction with RFLAGS.TF set, and traps behind it.
+    /// Runs one instruction with RFLAGS.TF set or breakpoints enabled, and traps before or behind it.
     private func singleStep() -> Int? {
+        let isTraced = UInt64(self.pointee.system_flags) & RFLAGS.trap != 0
+        let rip = self.pointee.rip
+        let base = self.pointee.code_size == 8 ? 0 : segmentPointer(segmentCS).pointee.base
+        let before = hasBreakpoints ? instructionBreakpoints((base &+ rip) & ripMask) : 0
+        if before != 0 { return trapDebug(UInt64(before), kind: 0) }
         let (status, insn) = step()
+        if status == Status.fault { self.pointee.debug_hits = 0 } else if let insn { resumed(insn, from: rip) }
         if let exit = settle(status, insn, nil) { return exit }
+        let hits = UInt64(self.pointee.debug_hits)
+        self.pointee.debug_hits = 0
         // A fault, or an INT, has entered its handler with TF clear already.
-        guard status != Status.fault, let insn, !entersHandler(insn.pointee.opcode),
-            !self.pointee.interrupt_shadow
-        else { return nil }
+        guard status != Status.fault, let insn else { return nil }
+        let steps = isTraced && !entersHandler(insn.pointee.opcode) && !self.pointee.interrupt_shadow
+        return steps || hits != 0 ? trapDebug(hits | (steps ? 1 << 14 : 0), kind: 1) : nil
+    }
+
+    /// RF lasts for one instruction; a repeated one that goes on keeps it. IRET has loaded a new one.
+    private func resumed(_ insn: Insn, from rip: UInt64) {
+        if insn.pointee.opcode == 0xCF { return }
+        let goesOn =
+            self.pointee.rip == rip && insn.pointee.prefixes & UInt8(APUS_PREFIX_REP | APUS_PREFIX_REPNE) != 0
+            && insn.pointee.opcode < 0x100
+        if goesOn { self.pointee.system_flags |= UInt32(RFLAGS.resume) } else { clearFlags(RFLAGS.resume) }
+    }
+
+    private func trapDebug(_ causes: UInt64, kind: UInt8) -> Int? {
         _ = raise(1)
-        self.pointee.pending_kind = 1
-        self.pointee.pending_dr6 = 1 << 14
+        self.pointee.pending_kind = kind
+        self.pointee.pending_dr6 = causes
         return deliverPending() ? nil : APUS_EXIT_SHUTDOWN
     }
 

@@ -22,6 +22,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
     /// Loads 1 to 8 bytes.
     @inline(never) func loadSlow(_ linear: UInt64, _ bytes: Int, mode: UInt8, segment: Int) throws(Fault) -> UInt64 {
         try checkCanonical(linear, segment: segment)
+        if isWatched, mode == self.pointee.tlb_mode { try watch(linear, bytes, write: false) }
         let first = 4096 - Int(truncatingIfNeeded: linear & 0xFFF)
         if bytes <= first { return loadPlace(try place(linear, write: false, mode: mode), bytes) }
         let behind = advance(linear, first)
@@ -36,6 +37,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
         _ value: UInt64, _ linear: UInt64, _ bytes: Int, mode: UInt8, segment: Int
     ) throws(Fault) {
         try checkCanonical(linear, segment: segment)
+        if isWatched, mode == self.pointee.tlb_mode { try watch(linear, bytes, write: true) }
         let first = 4096 - Int(truncatingIfNeeded: linear & 0xFFF)
         if bytes <= first { return storePlace(value, try place(linear, write: true, mode: mode), bytes) }
         let behind = advance(linear, first)
@@ -108,6 +110,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
 
     func writePlaces(_ linear: UInt64, _ bytes: Int, segment: Int) throws(Fault) -> (Place, Place?) {
         try checkCanonical(linear, segment: segment)
+        if isWatched { try watch(linear, bytes, write: true) }
         let first = 4096 - Int(truncatingIfNeeded: linear & 0xFFF)
         let low = try place(linear, write: true, mode: self.pointee.tlb_mode)
         guard bytes > first else { return (low, nil) }
@@ -130,6 +133,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
             return
         }
         try checkCanonical(linear, segment: segment)
+        if isWatched { try watch(linear, bytes, write: false) }
         let first = min(bytes, 4096 - Int(truncatingIfNeeded: linear & 0xFFF))
         let low = try place(linear, write: false, mode: self.pointee.tlb_mode)
         var high: Place?

@@ -31,7 +31,7 @@ public final class SoftwareCPU: VCPUEngine {
         cpu.pointee.tlb_first = apus_first_entry(cpu)
         cpu.pointee.jump_generation = 1
         cpu.pointee.tlb_generation = 1
-        cpu.clearTLB()
+        cpu.clearTLB(sets: Int(APUS_TLB_WATCHED) * 2 + 1)
         cpu.resetState(powerOn: true)
         if index != 0 { cpu.pointee.halted = true }
     }

@@ -144,8 +144,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
     /// Loads the new task's registers, then its segments with their checks.
     private func loadTask(_ image: TaskImage, _ layout: TSSLayout, isNested: Bool) throws(Fault) {
         if layout.isWide, pointee.paging {
-            pointee.cr3 = UInt64(image.cr3)
-            flushTLB(keepGlobal: true)
+            try setCR3(UInt64(image.cr3))
         }
         pointee.rip = UInt64(image.ip)
         var flags = UInt64(image.flags) & RFLAGS.implemented | 2

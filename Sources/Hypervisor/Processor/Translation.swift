@@ -48,8 +48,10 @@ struct Translation {
         emitter = Emitter(at: code)
         let key = block.pointee.mode_key
         let mode =
-            key & ModeKey.user.rawValue != 0
-            ? APUS_TLB_USER : key & ModeKey.userAccess.rawValue != 0 ? APUS_TLB_SUPERVISOR_AC : APUS_TLB_SUPERVISOR
+            key & ModeKey.alignmentCheck.rawValue != 0
+            ? APUS_TLB_WATCHED
+            : key & ModeKey.user.rawValue != 0
+                ? APUS_TLB_USER : key & ModeKey.userAccess.rawValue != 0 ? APUS_TLB_SUPERVISOR_AC : APUS_TLB_SUPERVISOR
         let set = Int(mode) * 2 * Int(APUS_TLB_ENTRIES) * MemoryLayout<apus_tlb_entry>.size
         tlb = StateOffset.tlb + Int32(truncatingIfNeeded: set)
     }
@@ -303,7 +305,8 @@ struct Translation {
 
     /// Turns the linear address in r10 into a host address, or gives up.
     mutating func translateAddress(_ size: UInt8, write: Bool, aligned: Bool = false) {
-        let offset = tlb + (write ? Int32(APUS_TLB_ENTRIES) * 16 : 0)
+        let isWatched = block.pointee.mode_key & ModeKey.alignmentCheck.rawValue != 0
+        let offset = tlb + (write && !isWatched ? Int32(APUS_TLB_ENTRIES) * 16 : 0)
         emitter.bytes(0x4D, 0x89, 0xD3, 0x49, 0xC1, 0xEB, 0x08, 0x41, 0x81, 0xE3)  // mov r11, r10; shr; and
         emitter.long((Int32(APUS_TLB_ENTRIES) - 1) * 16)
         emitter.bytes(0x65, 0x4D, 0x33, 0x93)  // xor r10, gs:[r11 + tag]

@@ -110,6 +110,8 @@ enum { APUS_JUMPS = 4096 };
 
 /// A set of entries for each way to look at memory.
 enum { APUS_TLB_SUPERVISOR = 0, APUS_TLB_USER = 1, APUS_TLB_SUPERVISOR_AC = 2, APUS_TLB_MODES = 3 };
+/// One more, for loads and stores alike, stays empty: each access is looked at (breakpoints, alignment checks).
+enum { APUS_TLB_WATCHED = APUS_TLB_MODES };
 
 /// Why the engine came back.
 enum {
@@ -167,6 +169,7 @@ struct apus_vcpu {
     bool halted;
     bool nmi_pending;
     uint8_t exit_reason;
+    uint8_t debug_hits;      ///< breakpoints that this instruction has met, as in DR6
     uint64_t exit_detail;
 
     /// Raised by other threads and processes to bring the vCPU out of its loop.
@@ -183,7 +186,9 @@ struct apus_vcpu {
     uint64_t native_flags;     ///< arithmetic flags as LAHF (bits 15-8) and SETO (bits 7-0) give them
     uint64_t vector_live;      ///< 1: the guest's XMM registers and MXCSR are in the host's, not in `fpu`
     uint32_t host_mxcsr;       ///< what the rest of the process runs with
-    uint32_t padding;          ///< puts `fpu` and `scratch` at multiples of 64
+    uint32_t padding;
+    uint64_t pdpte[4];         ///< of PAE paging, as loaded with CR3
+    uint64_t more_padding[4];  ///< puts `fpu` and `scratch` at multiples of 64
     apus_tlb_entry *tlb_read;  ///< the active set, APUS_TLB_ENTRIES each; see `selectTLB`
     apus_tlb_entry *tlb_write;
     apus_tlb_entry *tlb_first; ///< tlb[0][0]
@@ -192,6 +197,7 @@ struct apus_vcpu {
     apus_jump *jumps;          ///< APUS_JUMPS entries
     apus_block *_Nullable current; ///< the block that runs
     apus_tlb_entry tlb[APUS_TLB_MODES][2][APUS_TLB_ENTRIES]; ///< [mode][0 read, 1 write]
+    apus_tlb_entry tlb_watched[APUS_TLB_ENTRIES]; ///< right behind `tlb`
 
     apus_fpu fpu;
     _Alignas(16) uint8_t scratch[256]; ///< operands of native thunks

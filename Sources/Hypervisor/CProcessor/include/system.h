@@ -17,6 +17,19 @@ static inline void apus_select_tlb(apus_vcpu *cpu, uint8_t mode)
     cpu->tlb_write = cpu->tlb[mode][1];
 }
 
+/// The set of TLB entries that stays empty.
+static inline apus_tlb_entry *apus_watched_entries(apus_vcpu *cpu) { return cpu->tlb_watched; }
+
+/// Makes each data access miss the TLB, so that it is looked at.
+static inline void apus_select_watched(apus_vcpu *cpu)
+{
+    cpu->tlb_read = cpu->tlb_watched;
+    cpu->tlb_write = cpu->tlb_watched;
+}
+
+/// The PDPTE of PAE paging that translates `linear`.
+static inline uint64_t *apus_pdpte(apus_vcpu *cpu, uint64_t linear) { return &cpu->pdpte[linear >> 30 & 3]; }
+
 /// Segment register `index` (APUS_ES ... APUS_TR; higher numbers wrap).
 static inline apus_segment *apus_segment_at(apus_vcpu *cpu, uint32_t index)
 {
