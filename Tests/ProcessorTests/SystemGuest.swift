@@ -71,8 +71,20 @@ final class SystemGuest {
     let ram: UnsafeMutableRawPointer
     let bus = LatchBus()
     let attention: UnsafeMutablePointer<UInt32>
+    let map: PhysicalMap
     let engine: SoftwareCPU
     let cpu: CPU
+
+    /// A further processor on the memory of `first`.
+    init(beside first: SystemGuest) {
+        (ram, map) = (first.ram, first.map)
+        attention = .allocate(capacity: 1)
+        attention.initialize(to: 0)
+        bus.ram = ram
+        engine = SoftwareCPU(index: 1, map: map, bus: bus, attention: attention)
+        cpu = engine.cpu
+        engine.reset(powerOn: true, isBootProcessor: true)
+    }
 
     init() {
         ram = .allocate(byteCount: Self.bytes, alignment: 4096)
@@ -81,7 +93,7 @@ final class SystemGuest {
         attention.initialize(to: 0)
         let codeMap = UnsafeMutablePointer<UInt8>.allocate(capacity: Self.bytes >> 12)
         codeMap.initialize(repeating: 0, count: Self.bytes >> 12)
-        let map = PhysicalMap()
+        map = PhysicalMap()
         map.replace(with: [
             PhysicalRegion(start: 0, bytes: UInt64(Self.bytes), host: ram, isWritable: true, codeMap: codeMap)
         ])

@@ -255,10 +255,17 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
     /// A store reached a page that holds code.
     @inline(never) func codeWritten(_ physical: UInt64, _ bytes: UInt64) {
         let engine = engine
-        if !forgetCode(physical, bytes), !engine.pointee.isShared, engine.pointee.blocks.isStale(physical) {
+        if !forgetCode(physical, bytes), engine.pointee.blocks.isStale(physical) {
             forgetCode(physical & ~0xFFF, 4096)
         }
-        if engine.pointee.isShared { engine.pointee.map.engines.tell(.written(physical, bytes), from: engine) }
+        guard engine.pointee.isShared, let holders = codeHolders(physical), holders.pointee != 0 else { return }
+        engine.pointee.map.engines.written(physical & ~0xFFF, holders, by: engine)
+    }
+
+    /// The code map's byte of a page: a bit for each engine that decoded something from it.
+    private func codeHolders(_ physical: UInt64) -> UnsafeMutablePointer<UInt8>? {
+        guard let region = engine.pointee.region(physical), let map = region.pointee.codeMap else { return nil }
+        return map + Int(truncatingIfNeeded: (physical &- region.pointee.start) &>> 12)
     }
 
     /// Forgets code of this vCPU decoded from a physical range; whether there was any.
@@ -276,10 +283,8 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
             let part = min(end &- start, 4096 &- start & 0xFFF)
             let (hit, isEmpty) = engine.pointee.blocks.forget(start, part, running: self.pointee.current)
             anyHit = anyHit || hit
-            if isEmpty, !engine.pointee.isShared, let region = engine.pointee.region(start),
-                let code = region.pointee.codeMap
-            {
-                code[Int(truncatingIfNeeded: (start &- region.pointee.start) &>> 12)] = 0
+            if isEmpty, engine.pointee.ownsCodeBit, let holders = codeHolders(start) {
+                _ = apus_atomic_and8(holders, ~engine.pointee.codeBit)
             }
             start &+= part
         }
@@ -295,26 +300,63 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
     /// Notes that a page holds code: from now on, stores to it take the slow way.
     private func guardPage(_ physical: UInt64) {
         let engine = engine
-        guard let region = engine.pointee.region(physical), let map = region.pointee.codeMap else { return }
-        let offset = Int(truncatingIfNeeded: physical &- region.pointee.start)
-        guard map[offset >> 12] == 0 else { return }
-        map[offset >> 12] = 1
-        flushStores(to: region.pointee.host + offset)
-        if engine.pointee.isShared { engine.pointee.map.engines.tell(.guarded(physical & ~0xFFF), from: engine) }
+        guard let holders = codeHolders(physical), holders.pointee & engine.pointee.codeBit == 0 else { return }
+        let isFirst = apus_atomic_or8(holders, engine.pointee.codeBit) == 0
+        // Nobody has watched stores until now.
+        if isFirst, let host = hostPage(physical) { _ = flushStores(to: host) }
+        guard engine.pointee.isShared else { return }
+        engine.pointee.map.engines.guarded(physical & ~0xFFF, isFirst: isFirst, by: engine)
+    }
+
+    /// Enters what stores to guest memory.
+    @inline(__always) func enterGuest() {
+        guard engine.pointee.isShared else { return }
+        apus_set_flag(engine.pointee.inside, true)
+        if engine.pointee.hasNews { readNews() }
+    }
+    /// Leaves it, with no news unread.
+    @inline(__always) func leaveGuest() {
+        guard engine.pointee.isShared else { return }
+        while true {
+            if engine.pointee.hasNews { readNews() }
+            apus_set_flag(engine.pointee.inside, false)
+            if !engine.pointee.hasNews { return }
+            apus_set_flag(engine.pointee.inside, true)
+        }
+    }
+
+    /// A serializing instruction: what others have written to code until now is to be seen behind it, whether they
+    /// watch that page already or not (SDM vol. 3 §8.1.3).
+    @inline(__always) func serialize() {
+        if !engine.pointee.unwatched.isEmpty { forgetUnwatched() }
+    }
+    @inline(never) private func forgetUnwatched() {
+        for page in engine.pointee.map.engines.takeUnwatched(engine) { forgetCode(page, 4096) }
+    }
+
+    private func hostPage(_ physical: UInt64) -> UnsafeMutableRawPointer? {
+        guard let region = engine.pointee.region(physical) else { return nil }
+        return region.pointee.host + Int(truncatingIfNeeded: (physical & ~0xFFF) &- region.pointee.start)
     }
 
     /// Takes in what other vCPUs did to code.
     func readNews() {
         let engine = engine
-        for news in engine.pointee.map.engines.take(engine) {
+        let stamp = engine.pointee.storeStamp
+        let (list, sequence) = engine.pointee.map.engines.take(engine)
+        defer { engine.pointee.map.engines.acknowledge(sequence, by: engine) }
+        for news in list {
             switch news {
-            case .written(let physical, let bytes): forgetCode(physical, bytes)
-            case .guarded(let physical):
-                guard let region = engine.pointee.region(physical) else { continue }
-                let host = region.pointee.host + Int(truncatingIfNeeded: physical &- region.pointee.start)
-                // Stores may have gone by unseen until now.
-                flushStores(to: host)
-                codeWritten(physical, 4096)
+            case .written(let page): forgetCode(page, 4096)
+            case .guarded(let page, let then):
+                guard let host = hostPage(page) else { continue }
+                // Stores may have gone by unseen until now, if there was a translation for them.
+                if flushStores(to: host) || stamp != then { codeWritten(page, 4096) }
+            case .everything: forgetAllCode()
+            case .overflow:
+                flushStores()
+                forgetAllCode()
+                engine.pointee.map.engines.everything(by: engine)
             }
         }
     }

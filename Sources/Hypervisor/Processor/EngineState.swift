@@ -7,23 +7,44 @@ internal import CProcessor
 internal import Glibc
 
 /// News from other vCPUs of the domain.
-enum CodeNews {
-    /// These bytes were written: forget what was decoded from them.
-    case written(UInt64, UInt64)
-    /// This page holds code now: stores to it must be watched.
-    case guarded(UInt64)
+enum CodeNews: Equatable {
+    /// This page was written: forget what was decoded from it.
+    case written(UInt64)
+    /// This page holds code now: stores to it must be watched. With the receiver's `storeStamp` at that moment.
+    case guarded(UInt64, stamp: UInt32)
+    /// Forget everything.
+    case everything
+    /// More happened than was noted: the others' code may be stale as well.
+    case overflow
 }
 
 /// The engines that share a memory map.
 final class EngineList: @unchecked Sendable {
     // Invariant: `engines` and every engine's `news` are only touched with `lock` held.
     private var lock = pthread_mutex_t()
+    private var bus = pthread_mutex_t()
     private var engines: [Engine] = []
-    init() { pthread_mutex_init(&lock, nil) }
-    deinit { pthread_mutex_destroy(&lock) }
+    /// Counts announcements of guarded pages.
+    private var sequence: UInt64 = 0
+    /// A sleeping vCPU's mailbox does not grow any further.
+    private static let longestNews = 256
+    init() {
+        pthread_mutex_init(&lock, nil)
+        pthread_mutex_init(&bus, nil)
+    }
+    deinit {
+        pthread_mutex_destroy(&lock)
+        pthread_mutex_destroy(&bus)
+    }
+
+    /// Held around a locked access that the host cannot make in one: over two pages, or no RAM. Outermost.
+    func lockBus() { pthread_mutex_lock(&bus) }
+    func unlockBus() { pthread_mutex_unlock(&bus) }
 
     func add(_ engine: Engine) {
         pthread_mutex_lock(&lock)
+        let used = engines.map(\.pointee.slot)
+        engine.pointee.slot = (0...engines.count).first { !used.contains($0) } ?? engines.count
         engines.append(engine)
         noteSharing()
         pthread_mutex_unlock(&lock)
@@ -36,29 +57,88 @@ final class EngineList: @unchecked Sendable {
         pthread_mutex_unlock(&lock)
     }
 
-    /// Engines are added and removed before guests run and after, so the flag needs no lock to be read.
+    /// Engines are added and removed before guests run and after, so the flags need no lock to be read.
     private func noteSharing() {
-        for engine in engines { engine.pointee.isShared = engines.count > 1 }
+        let isCrowded = engines.contains { $0.pointee.slot >= 8 }
+        for engine in engines {
+            engine.pointee.isShared = engines.count > 1
+            engine.pointee.ownsCodeBit = !isCrowded
+        }
     }
 
-    /// Tells every engine but `sender`, and calls it out of its loop.
-    func tell(_ news: CodeNews, from sender: Engine) {
-        pthread_mutex_lock(&lock)
-        for engine in engines where engine != sender {
+    /// With `lock` held: leaves a message and calls the engine out of its loop.
+    private func post(_ news: CodeNews, to engine: Engine) {
+        if engine.pointee.news.count >= Self.longestNews {
+            engine.pointee.news = [.overflow]
+        } else if engine.pointee.news.last != news {
             engine.pointee.news.append(news)
-            engine.pointee.hasNews = true
-            apus_attend(engine.pointee.attention)
+        }
+        apus_set_flag(engine.pointee.newsFlag, true)
+        apus_attend(engine.pointee.attention)
+    }
+
+    /// Notes that `sender` has code of a page; the others are told if they do not watch it yet.
+    func guarded(_ page: UInt64, isFirst: Bool, by sender: Engine) {
+        pthread_mutex_lock(&lock)
+        if isFirst {
+            sequence += 1
+            for engine in engines where engine != sender {
+                post(.guarded(page, stamp: engine.pointee.storeStamp), to: engine)
+                // Who is outside stores nothing before reading the news, and left none unread.
+                if !apus_flag(engine.pointee.inside), engine.pointee.known == sequence - 1 {
+                    engine.pointee.known = sequence
+                }
+            }
+            if sender.pointee.known == sequence - 1 { sender.pointee.known = sequence }
+        }
+        sender.pointee.unwatched.append((page, sequence))
+        pthread_mutex_unlock(&lock)
+    }
+
+    /// The pages of `engine` that some vCPU may still store to unseen, in the middle of what it was doing when it
+    /// was told; the list starts anew.
+    func takeUnwatched(_ engine: Engine) -> [UInt64] {
+        pthread_mutex_lock(&lock)
+        defer { pthread_mutex_unlock(&lock) }
+        var known = UInt64.max
+        for other in engines where other != engine { known = min(known, other.pointee.known) }
+        let pages = engine.pointee.unwatched.filter { $0.sequence > known }.map(\.page)
+        engine.pointee.unwatched.removeAll(keepingCapacity: true)
+        return pages
+    }
+
+    /// Tells the engines that have code of a page that it was written. They will forget it before they run on, so
+    /// their bits are cleared at once: whoever stores there next need not tell them again.
+    func written(_ page: UInt64, _ holders: UnsafeMutablePointer<UInt8>, by sender: Engine) {
+        pthread_mutex_lock(&lock)
+        for engine in engines where engine != sender && holders.pointee & engine.pointee.codeBit != 0 {
+            post(.written(page), to: engine)
+            if engine.pointee.ownsCodeBit { _ = apus_atomic_and8(holders, ~engine.pointee.codeBit) }
         }
         pthread_mutex_unlock(&lock)
     }
 
-    func take(_ engine: Engine) -> [CodeNews] {
+    /// Makes every other engine forget all code.
+    func everything(by sender: Engine) {
+        pthread_mutex_lock(&lock)
+        for engine in engines where engine != sender { post(.everything, to: engine) }
+        pthread_mutex_unlock(&lock)
+    }
+
+    /// What an engine has to take in, and how far that goes; to be acknowledged once it is done.
+    func take(_ engine: Engine) -> (news: [CodeNews], sequence: UInt64) {
         pthread_mutex_lock(&lock)
         defer { pthread_mutex_unlock(&lock) }
         let news = engine.pointee.news
         engine.pointee.news.removeAll()
-        engine.pointee.hasNews = false
-        return news
+        apus_set_flag(engine.pointee.newsFlag, false)
+        return (news, sequence)
+    }
+
+    func acknowledge(_ sequence: UInt64, by engine: Engine) {
+        pthread_mutex_lock(&lock)
+        engine.pointee.known = max(engine.pointee.known, sequence)
+        pthread_mutex_unlock(&lock)
     }
 }
 
@@ -90,9 +170,26 @@ struct EngineState {
     static let maximumRegions = 256
     private(set) var addressMask = UInt64.max
     var news: [CodeNews] = []
-    var hasNews = false
+    /// Set by others; its own thread reads it anew each time.
+    let newsFlag: UnsafeMutablePointer<UInt8>
+    @inline(__always) var hasNews: Bool { apus_flag(newsFlag) }
     /// More than one engine uses the map.
     var isShared = false
+    /// This engine's number among those of the map, and its bit in the code map's bytes: up to eight engines have one
+    /// each, more share them.
+    var slot = 0
+    var codeBit: UInt8 { 1 &<< UInt8(truncatingIfNeeded: slot & 7) }
+    var ownsCodeBit = true
+    /// Changes when a store translation is made or dropped.
+    var storeStamp: UInt32 = 0
+    /// Set while the vCPU may store to guest memory: only its own thread writes it.
+    let inside: UnsafeMutablePointer<UInt8>
+    /// The last announcement of a guarded page that was taken in.
+    var known: UInt64 = 0
+    /// Pages with code of this engine that others may not watch yet, until the next serializing instruction.
+    var unwatched: [(page: UInt64, sequence: UInt64)] = []
+    /// PAUSE instructions run.
+    var pauses: UInt32 = 0
 
     init(map: PhysicalMap, bus: any GuestBus, attention: UnsafeMutablePointer<UInt32>) {
         (self.map, self.bus, self.attention) = (map, bus, attention)
@@ -105,6 +202,10 @@ struct EngineState {
         globals = .allocate(capacity: Self.filledSlots)
         globals.initialize(repeating: 0, count: Self.filledSlots)
         regions = .allocate(capacity: Self.maximumRegions)
+        inside = .allocate(capacity: 1)
+        inside.initialize(to: 0)
+        newsFlag = .allocate(capacity: 1)
+        newsFlag.initialize(to: 0)
         takeRegions()
     }
 
@@ -114,6 +215,8 @@ struct EngineState {
         filled.deallocate()
         globals.deallocate()
         regions.deallocate()
+        inside.deallocate()
+        newsFlag.deallocate()
     }
 
     /// Copies the map's regions, so that lookups need no class or array.

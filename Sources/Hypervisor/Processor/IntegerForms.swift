@@ -1,7 +1,7 @@
 // The generic bodies of two-operand instructions: where operands come from and where results go.
 // Source: Intel SDM volume 2, chapter 3 (operand forms), LOCK prefix.
 // Modelled: stores that fault leave registers and flags alone; LOCK is atomic on host memory.
-// A locked access that crosses a page, or lies in no RAM, is two accesses: no guest was seen to rely on more.
+// A locked access that crosses a page, or lies in no RAM, is atomic towards others of its kind only.
 
 internal import CProcessor
 
@@ -69,6 +69,8 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
                 codeWritten(low.physical, UInt64(MemoryLayout<T>.size))
             }
         } else if let target {
+            lockBus()
+            defer { unlockBus() }
             var flags = self.pointee.arith_flags
             let result = body(T(truncatingIfNeeded: load(from: target)), &flags)
             store(UInt64(truncatingIfNeeded: result), to: target)
@@ -93,6 +95,9 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
         let first = min(bytes, 4096 - Int(truncatingIfNeeded: linear & 0xFFF))
         return WriteTarget(low: low, high: high, first: first, bytes: bytes)
     }
+    /// Held around a locked access that the host cannot make in one.
+    @inline(never) func lockBus() { engine.pointee.map.engines.lockBus() }
+    @inline(never) func unlockBus() { engine.pointee.map.engines.unlockBus() }
     @inline(never) func load(from target: WriteTarget) -> UInt64 {
         guard let high = target.high else { return loadPlace(target.low, target.bytes) }
         let upper = loadPlace(high, target.bytes - target.first)

@@ -187,6 +187,7 @@ func msrHandler(_ insn: UnsafeMutablePointer<apus_insn>) -> apus_handler? {
                 try cpu.requireSupervisor()
                 let number = UInt32(truncatingIfNeeded: cpu.pointee.gpr.1)
                 guard cpu.writeMSR(number, cpu.edxEAX) else { throw cpu.raise(Vector.generalProtection, error: 0) }
+                cpu.serialize()
                 return Status.end
             }
         }

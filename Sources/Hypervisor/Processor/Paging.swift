@@ -234,6 +234,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
 
     /// Drops all translations, or all but those of global pages.
     func flushTLB(keepGlobal: Bool) {
+        serialize()
         let engine = engine
         let isNoted = max(engine.pointee.filledCount, engine.pointee.globalCount) <= EngineState.filledSlots
         if isNoted {
@@ -248,6 +249,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
             engine.pointee.largeFirst = .max
             engine.pointee.largeLast = 0
         }
+        engine.pointee.storeStamp &+= 1
         self.pointee.tlb_generation &+= 1
         self.pointee.jump_generation &+= 1
     }
@@ -261,6 +263,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
 
     /// Drops the translations of the page at `linear`.
     func flushPage(_ linear: UInt64) {
+        serialize()
         let engine = engine
         if linear >= engine.pointee.largeFirst, linear <= engine.pointee.largeLast {
             return flushTLB(keepGlobal: false)
@@ -270,6 +273,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
             let place = set * Int(APUS_TLB_ENTRIES) + index
             self.pointee.tlb_first[place].tag = emptyTag(place)
         }
+        engine.pointee.storeStamp &+= 1
         self.pointee.tlb_generation &+= 1
         self.pointee.jump_generation &+= 1
     }
@@ -291,19 +295,29 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
         }
     }
 
-    /// Drops store translations that lead to the host page at `host`.
-    func flushStores(to host: UnsafeMutableRawPointer) {
+    /// Drops store translations that lead to the host page at `host`; whether there were any.
+    func flushStores(to host: UnsafeMutableRawPointer) -> Bool {
         let page = UInt64(UInt(bitPattern: host)) & ~0xFFF
         let engine = engine
         if max(engine.pointee.filledCount, engine.pointee.globalCount) > EngineState.filledSlots {
-            return flushStores()
+            flushStores()
+            return true
         }
-        for slot in 0..<engine.pointee.filledCount { dropStore(Int(engine.pointee.filled[slot]), page) }
-        for slot in 0..<engine.pointee.globalCount { dropStore(Int(engine.pointee.globals[slot]), page) }
+        var found = false
+        for slot in 0..<engine.pointee.filledCount {
+            if dropStore(Int(engine.pointee.filled[slot]), page) { found = true }
+        }
+        for slot in 0..<engine.pointee.globalCount {
+            if dropStore(Int(engine.pointee.globals[slot]), page) { found = true }
+        }
+        return found
     }
-    private func dropStore(_ place: Int, _ page: UInt64) {
-        guard place & Int(APUS_TLB_ENTRIES) != 0, self.pointee.tlb_first[place].host == page else { return }
+    private func dropStore(_ place: Int, _ page: UInt64) -> Bool {
+        guard place & Int(APUS_TLB_ENTRIES) != 0, self.pointee.tlb_first[place].host == page,
+            self.pointee.tlb_first[place].tag != emptyTag(place)
+        else { return false }
         self.pointee.tlb_first[place].tag = emptyTag(place)
+        return true
     }
 
     /// The address of a page that never has entry `place`.
@@ -319,6 +333,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
         let hostPage = UInt64(UInt(bitPattern: host)) & ~0xFFF
         self.pointee.tlb_first[place] = apus_tlb_entry(tag: page, host: hostPage)
         let engine = engine
+        if write { engine.pointee.storeStamp &+= 1 }
         if engine.pointee.foundGlobal {
             let count = engine.pointee.globalCount
             if count < EngineState.filledSlots { engine.pointee.globals[count] = UInt16(truncatingIfNeeded: place) }

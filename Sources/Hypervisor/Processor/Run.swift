@@ -9,7 +9,8 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
     /// Runs guest code until something outside must act; one of APUS_EXIT_*.
     func runLoop() -> Int {
         if engine.pointee.translator != nil { apus_set_state_base(self) }
-        if engine.pointee.hasNews { readNews() }
+        enterGuest()
+        defer { leaveGuest() }
         while true {
             if self.pointee.nmi_pending, !self.pointee.nmi_blocked, !self.pointee.interrupt_shadow {
                 guard deliverNMI() else { return APUS_EXIT_SHUTDOWN }

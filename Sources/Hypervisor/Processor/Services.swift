@@ -4,6 +4,7 @@
 // SYSCALL outside 64-bit mode exists only where the host's vendor has it.
 
 internal import CProcessor
+internal import Glibc
 
 // MARK: - Flags and halting
 
@@ -252,6 +253,16 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
     }
 }
 
+extension UnsafeMutablePointer where Pointee == apus_vcpu {
+    /// A spinning vCPU gives its host processor away now and then: whom it waits for may need it.
+    fileprivate func pauseSpinning() {
+        let engine = engine
+        guard engine.pointee.isShared else { return }
+        engine.pointee.pauses &+= 1
+        if engine.pointee.pauses & 63 == 0 { sched_yield() }
+    }
+}
+
 func serviceHandler(_ insn: UnsafeMutablePointer<apus_insn>) -> apus_handler? {
     let isRegister = insn.pointee.mem == 0
     let group = (insn.pointee.modrm >> 3) & 7
@@ -266,12 +277,17 @@ func serviceHandler(_ insn: UnsafeMutablePointer<apus_insn>) -> apus_handler? {
             }
         }
     // PAUSE; 90 without F3 is no system instruction.
-    case 0x90 where isRepeated: return { _, _ in Status.next }
+    case 0x90 where isRepeated:
+        return { cpu, _ in
+            cpu.pauseSpinning()
+            return Status.next
+        }
     case 0x108, 0x109:
         return { cpu, _ in
             attempt { () throws(Fault) in
                 try cpu.requireSupervisor()
-                return Status.next
+                cpu.serialize()
+                return Status.end
             }
         }
     case 0x131:
@@ -291,6 +307,7 @@ func serviceHandler(_ insn: UnsafeMutablePointer<apus_insn>) -> apus_handler? {
     case 0x1A2:
         return { cpu, _ in
             cpu.identify()
+            cpu.serialize()
             return Status.end
         }
     case 0x10B, 0x1AA, 0x1B9, 0x1FF:

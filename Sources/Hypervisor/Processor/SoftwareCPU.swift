@@ -69,6 +69,8 @@ public final class SoftwareCPU: VCPUEngine {
 
     public func inject(vector: UInt8) {
         cpu.pointee.halted = false
+        cpu.enterGuest()
+        defer { cpu.leaveGuest() }
         if !cpu.deliverInterrupt(vector: vector) { isShutDown = true }
     }
 

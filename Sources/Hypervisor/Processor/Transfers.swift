@@ -432,6 +432,7 @@ func transferHandler(_ insn: UnsafeMutablePointer<apus_insn>) -> apus_handler? {
         return { cpu, insn in
             attempt { () throws(Fault) in
                 try cpu.returnFromInterrupt(size: insn.pointee.op_size, next: cpu.following(insn))
+                cpu.serialize()
                 return Status.jump
             }
         }

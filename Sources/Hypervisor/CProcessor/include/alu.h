@@ -178,6 +178,20 @@ APUS_INLINE uint32_t apus_attention(const volatile uint32_t *p) { return *p; }
 /// set it.
 APUS_INLINE void apus_attend(volatile uint32_t *p) { __atomic_fetch_or(p, 2, __ATOMIC_SEQ_CST); }
 
+/// Sets and clears bits of a byte that several vCPUs share; the old value.
+APUS_INLINE uint8_t apus_atomic_or8(void *p, uint8_t bits)
+{
+    return __atomic_fetch_or((uint8_t *)p, bits, __ATOMIC_SEQ_CST);
+}
+APUS_INLINE uint8_t apus_atomic_and8(void *p, uint8_t bits)
+{
+    return __atomic_fetch_and((uint8_t *)p, bits, __ATOMIC_SEQ_CST);
+}
+
+/// A byte that one thread sets and others read. Setting it is a full barrier.
+APUS_INLINE bool apus_flag(const uint8_t *p) { return __atomic_load_n(p, __ATOMIC_SEQ_CST) != 0; }
+APUS_INLINE void apus_set_flag(uint8_t *p, bool on) { __atomic_store_n(p, on, __ATOMIC_SEQ_CST); }
+
 APUS_INLINE void apus_fence(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 
 APUS_INLINE uint64_t apus_pdep(uint64_t a, uint64_t mask)
