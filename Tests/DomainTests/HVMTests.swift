@@ -9,16 +9,15 @@ extension Guests {
     @Suite("HVM guests", .serialized) struct HVMTests {
         static let floppy = "/usr/lib/grub-rescue/grub-rescue-floppy.img"
 
-        static func cdrom(_ iso: String, memory: Int = 256, extra: String = "") -> String {
+        static func cdrom(_ iso: String, memory: Int = 256, vcpus: Int = 1) -> String {
             """
             type = 'hvm'
             memory = \(memory)
-            vcpus = 1
+            vcpus = \(vcpus)
             boot = 'd'
             disk = ['file:\(iso),hdc:cdrom,r']
             vnc = 1
             serial = 'pty'
-            \(extra)
             """
         }
 
@@ -82,6 +81,50 @@ extension Guests {
             let end = Date().addingTimeInterval(60)
             while domain.isListed, Date() < end { usleep(200_000) }
             #expect(!domain.isListed, "powered off through ACPI")
+        }
+
+        @Test("Four processors boot, agree about memory under stress, and power off")
+        func processors() throws {
+            let domain = try Domain(
+                "smp",
+                Self.cdrom(
+                    Site.guests.appendingPathComponent("linux.iso").path, memory: 512, vcpus: 4))
+            let console = try domain.console()
+            try console.wait(for: "APUS-GUEST-READY", within: 900)
+            try console.wait(for: "guest#")
+            #expect(try console.run("nproc").contains("\n4\r\n"))
+            #expect(try console.run("dmesg").contains("Hypervisor detected: Xen HVM"))
+            #expect(try console.run("smp-stress 5", within: 120).contains("SMP-STRESS OK processors=4"))
+            // Code of the kernel changes under the feet of the others.
+            let patched = try console.run(
+                "for i in 1 2 3; do (echo $i | md5sum; modprobe ext4; modprobe -r ext4) & done; for i in 1 2 3 4 5; do"
+                    + " echo 1 >/proc/sys/kernel/sched_schedstats; echo 0 >/proc/sys/kernel/sched_schedstats; done; wait",
+                within: 120)
+            #expect(patched.contains("DONE-0"))
+            let messages = try console.run("dmesg | grep -ciE 'WARNING:|BUG:|Oops|stalls on|lockup'")
+            #expect(messages.contains("\n0\r\n"), "the kernel complained: \(messages)")
+            console.send("poweroff -f\n")
+            let end = Date().addingTimeInterval(60)
+            while domain.isListed, Date() < end { usleep(200_000) }
+            #expect(!domain.isListed, "powered off through ACPI")
+        }
+
+        @Test("A PVH domain of two processors boots to a shell on its Xen console")
+        func pvhProcessors() throws {
+            let domain = try Domain(
+                "smp-pvh",
+                """
+                type = 'pvh'
+                memory = 256
+                vcpus = 2
+                kernel = '\(Site.guests.appendingPathComponent("vmlinuz").path)'
+                ramdisk = '\(Site.guests.appendingPathComponent("initrd.gz").path)'
+                extra = 'console=hvc0'
+                """)
+            let console = try domain.console()
+            try console.wait(for: "guest#", within: 300)
+            #expect(try console.run("nproc").contains("\n2\r\n"))
+            #expect(try console.run("smp-stress 3", within: 120).contains("SMP-STRESS OK processors=2"))
         }
 
         @Test("The installer reaches its language screen and answers keys")

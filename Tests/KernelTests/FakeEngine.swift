@@ -38,9 +38,9 @@ final class FakeEngine: VCPUEngine, @unchecked Sendable {
         set { registers[register] = newValue }
     }
 
-    /// Waits until `line` was noted; false after two seconds.
-    func saw(_ line: String) -> Bool {
-        for _ in 0..<2000 {
+    /// Waits until `line` was noted; false after two seconds, or `within` milliseconds.
+    func saw(_ line: String, within: Int = 2000) -> Bool {
+        for _ in 0..<within {
             if log.withLock({ $0.contains(line) }) { return true }
             usleep(1000)
         }

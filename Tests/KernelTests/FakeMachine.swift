@@ -47,6 +47,7 @@ final class FakeMachine: XenMachine, @unchecked Sendable {
     func bringUp(_ vcpu: Int, _ start: FlatStart) { actions.append("up \(vcpu) at \(start.entry)") }
     func takeDown(_ vcpu: Int) { actions.append("down \(vcpu)") }
     func sendNMI(_ vcpu: Int) { actions.append("nmi \(vcpu)") }
+    func yield() { actions.append("yield") }
     func log(_ line: String) { actions.append("log \(line)") }
     func finish(_ reason: EndReason) { actions.append("finish \(reason.rawValue)") }
     func take() -> [String] {

@@ -65,7 +65,7 @@ final class Domain: @unchecked Sendable {
         leaves = XenLeaves(
             vcpus: count, domid: UInt32(truncatingIfNeeded: config.domid),
             tscKilohertz: UInt32(truncatingIfNeeded: tsc.hertz / 1000),
-            isRequired: config.kind != .hvm, hasUpcallVector: Self.flavour(of: config) == .hvm)
+            hasUpcallVector: Self.flavour(of: config) == .hvm)
         pages.clockOffset = monotonicNanoseconds()
     }
 

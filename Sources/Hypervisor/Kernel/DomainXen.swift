@@ -88,6 +88,7 @@ extension Domain: XenMachine {
     func bringUp(_ vcpu: Int, _ start: FlatStart) { vcpus[vcpu].order(.start(start)) }
     func takeDown(_ vcpu: Int) { vcpus[vcpu].order(.stop) }
     func sendNMI(_ vcpu: Int) { vcpus[vcpu].order(.nonMaskable) }
+    func yield() { sched_yield() }
 
     /// Guest RAM was written past the engines: tells them if there was code.
     func noteWritten(_ address: UInt64, bytes: UInt64) {

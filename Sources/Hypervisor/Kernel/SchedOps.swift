@@ -63,7 +63,7 @@ final class VCPUWaits: Sendable {
 extension Hypercall {
     func schedule(_ command: UInt64, _ address: UInt64) throws(XenError) -> Int64 {
         switch Int32(truncatingIfNeeded: command) {
-        case SCHEDOP_yield: return 0
+        case SCHEDOP_yield: machine.yield()
         case SCHEDOP_block: xen.waits.begin(vcpu, .event)
         case SCHEDOP_poll: try poll(address)
         case SCHEDOP_shutdown: try shutdown(Int32(bitPattern: try read(address, 4).u32(0)))

@@ -37,6 +37,8 @@ protocol XenMachine: AnyObject, Sendable {
     func bringUp(_ vcpu: Int, _ start: FlatStart)
     func takeDown(_ vcpu: Int)
     func sendNMI(_ vcpu: Int)
+    /// Lets other threads run for a moment.
+    func yield()
 
     func log(_ line: String)
     func finish(_ reason: EndReason)

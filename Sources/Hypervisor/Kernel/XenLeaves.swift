@@ -1,8 +1,7 @@
 // CPUID as the guest sees it from the machine: Xen's leaves, APIC ids and topology.
 // Source: Xen public/arch-x86/cpuid.h; Intel SDM volume 2 (CPUID leaves 1, 4, 0xB); AMD APM volume 3 §E.4.
 // Modelled: leaves 0x40000000-0x40000004. Not modelled: leaf 5 (PV only).
-// Quirks: an HVM guest of several vCPUs is not told of Xen: Linux would send its IPIs by event channel, and on an
-// emulated PC that does not hold up yet; one package, a core for each vCPU with two APIC ids, as Xen's default topology has it.
+// Quirks: one package, a core for each vCPU with two APIC ids, as Xen's default topology has it.
 
 internal import Processor
 
@@ -10,8 +9,6 @@ struct XenLeaves: Sendable {
     var vcpus: Int
     var domid: UInt32
     var tscKilohertz: UInt32
-    /// The guest cannot do without Xen (PVH).
-    var isRequired = false
     /// Each vCPU may have a vector of its own for events (bit 6 of the HVM leaf).
     var hasUpcallVector = false
     static let base: UInt32 = 0x4000_0000
@@ -22,11 +19,7 @@ struct XenLeaves: Sendable {
     /// "XenVMMXenVMM" in EBX, ECX, EDX.
     private static let signature: (UInt32, UInt32, UInt32) = (0x566E_6558, 0x6558_4D4D, 0x4D4D_566E)
 
-    /// Whether the guest is told that it runs on Xen.
-    var isOffered: Bool { vcpus == 1 || isRequired }
-
     func answer(_ leaf: UInt32, _ subleaf: UInt32, vcpu: Int) -> CPUIDResult? {
-        guard isOffered else { return nil }
         switch (leaf, subleaf) {
         case (Self.base, _):
             let (b, c, d) = Self.signature
