@@ -1,8 +1,8 @@
 // Random user instructions, of 64-bit or 32-bit code, that stay inside the sandbox.
 // Source: Intel SDM volume 2, opcode maps; operands by our own choice.
 // Made: integer, string, branch, MMX, SSE, x87 instructions. Not made: system, FS and GS, undefined encodings.
-// Quirks: R15 (32 bits: EBP) points to the middle of the data, R14 is a small multiple of 16, RSP the stack: none
-// of them is a destination.
+// Quirks: R15 (32 bits: EBP) points to the middle of the data, R14 is a small multiple of 16, RSP the stack: none of
+// them is a destination. Flags that an instruction leaves undefined differ between hosts: see `settle`.
 
 import CProcessor
 
@@ -28,6 +28,9 @@ struct InstructionGenerator {
     private(set) var bytes: [UInt8] = []
     /// Offsets of the instructions' first bytes.
     private(set) var starts: [Int] = []
+    /// Exceptions are unmasked. Then dot products are left out: which of their steps still raise flags depends on the
+    /// host.
+    private var isUnmasked = false
 
     static let middle = UserGuest.data + 4096
     private let registers: [Int]
@@ -130,6 +133,28 @@ struct InstructionGenerator {
 
     mutating func begin() { starts.append(bytes.count) }
 
+    /// Ends an instruction that leaves flags undefined, all but `defined`: something reads one of these or nothing,
+    /// and then every flag has a value that hosts agree about. Logical instructions need none of it: AF, which the
+    /// manuals leave open there, is clear behind them on every x86-64 processor.
+    private mutating func settle(_ defined: UInt32) {
+        let conditions: [(flag: UInt32, code: UInt8)] = [(1, 2), (0x40, 4), (0x80, 8), (4, 10), (0x800, 0)]
+        let known = conditions.filter { defined & $0.flag != 0 }
+        switch random.below(known.isEmpty ? 2 : 4) {
+        case 0:
+            // PUSHF; AND [RSP], what is defined; POPF
+            emit(0x9C)
+            if is64 { emit(0x48) }
+            emit(0x81, 0x24, 0x24)
+            emit32(Int(~0x8D5 | defined & 0x8D5))
+            return emit(0x9D)
+        case 1: break
+        case 2: emit(0x0F, 0x90 | known[random.below(known.count)].code | UInt8(random.below(2)), 0xC1)
+        default: emit(0x70 | known[random.below(known.count)].code | UInt8(random.below(2)), 2, 0xB1, 0x5A)
+        }
+        // CMP AL, imm
+        emit(0x3C, UInt8(random.below(256)))
+    }
+
     mutating func integer() {
         begin()
         if !is64, random.chance(8) { return legacy() }
@@ -176,16 +201,20 @@ struct InstructionGenerator {
         }
     }
 
-    private mutating func sizedGroup(_ opcode: UInt8, _ digit: Int, immediate isImmediate: Bool = false) {
+    /// The operand's size in bytes.
+    @discardableResult
+    private mutating func sizedGroup(_ opcode: UInt8, _ digit: Int, immediate isImmediate: Bool = false) -> Int {
         let rm = operand()
         let lock: [UInt8] = opcode == 0xFE && rm == nil && random.chance(3) ? [0xF0] : []
         if random.chance(3) {
             encode([opcode], reg: digit, rm: rm, prefixes: lock, rex: true, immediate: isImmediate ? immediate(1) : [])
+            return 1
         } else {
             let (wide, prefixes, bytes) = size()
             encode(
                 [opcode | 1], reg: digit, rm: rm, wide: wide, prefixes: lock + prefixes,
                 immediate: isImmediate ? immediate(min(bytes, 4)) : [])
+            return bytes
         }
     }
 
@@ -231,16 +260,21 @@ struct InstructionGenerator {
             begin()
         }
         sizedGroup(0xF6, digit, immediate: digit < 2)
+        if digit >= 4 { settle(digit < 6 ? 0x801 : 0) }
     }
 
     /// What 64-bit mode has not: decimal adjustment, one-byte INC and DEC, BOUND, INTO, 16-bit addresses.
     private mutating func legacy() {
         switch random.below(9) {
-        // DAA and DAS leave OF undefined: SETC AL; TEST AL, AL.
-        case 0: emit([0x27, 0x2F][random.below(2)], 0x0F, 0x92, 0xC0, 0x84, 0xC0)
-        case 1: emit([0x37, 0x3F][random.below(2)])
-        case 2: emit(0xD4, UInt8(random.chance(2) ? 10 : random.below(256)))
-        case 3: emit(0xD5, UInt8(random.chance(2) ? 10 : random.below(256)))
+        case 0:
+            emit([0x27, 0x2F][random.below(2)])
+            settle(0xD5)
+        case 1:
+            emit([0x37, 0x3F][random.below(2)])
+            settle(0x11)
+        case 2, 3:
+            emit(UInt8(0xD4 + random.below(2)), UInt8(random.chance(2) ? 10 : random.below(256)))
+            settle(0xC4)
         case 4:
             if random.chance(3) { emit(0x66) }
             emit((random.chance(2) ? 0x40 : 0x48) | UInt8(register()))
@@ -273,19 +307,24 @@ struct InstructionGenerator {
 
     private mutating func shift() {
         let digit = random.below(8)
+        var (bytes, isOne) = (1, false)
         switch random.below(3) {
         case 0:
             let rm = operand()
-            let (wide, prefixes, _) = size()
+            let (wide, prefixes, size) = size()
+            let isByte = random.chance(3)
+            bytes = isByte ? 1 : size
             encode(
-                random.chance(3) ? [0xC0] : [0xC1], reg: digit, rm: rm, wide: wide, prefixes: prefixes, rex: true,
+                isByte ? [0xC0] : [0xC1], reg: digit, rm: rm, wide: wide, prefixes: prefixes, rex: true,
                 immediate: [UInt8(random.below(random.chance(2) ? 256 : 34))])
-        case 1: sizedGroup(0xD0, digit)
-        default: sizedGroup(0xD2, digit)
+        case 1: (bytes, isOne) = (sizedGroup(0xD0, digit), true)
+        default: bytes = sizedGroup(0xD2, digit)
         }
         if digit < 4 {
-            // Rotations by more than one leave OF undefined: SETC AL; TEST AL, AL.
-            emit(0x0F, 0x92, 0xC0, 0x84, 0xC0)
+            if !isOne { settle(0xD5) }
+        } else {
+            // AF; OF unless the count is 1; CF of SHL and SHR should the count reach the operand's size.
+            settle(isOne ? 0x8C5 : bytes < 4 && digit != 7 ? 0xC4 : 0xC5)
         }
     }
 
@@ -299,6 +338,7 @@ struct InstructionGenerator {
         } else {
             encode([0x0F, opcode | 1], reg: register(), rm: operand(), wide: wide, prefixes: prefixes)
         }
+        settle(0xC5)
     }
 
     private mutating func bitTest() {
@@ -311,17 +351,16 @@ struct InstructionGenerator {
                 [0x0F, 0xBA], reg: 4 + random.below(4), rm: operand(), wide: wide, prefixes: prefixes,
                 immediate: immediate(1))
         }
+        settle(1)
     }
 
     private mutating func scan() {
         let (wide, prefixes, _) = size()
-        switch random.below(5) {
-        case 0: encode([0x0F, 0xBC], reg: register(), rm: operand(), wide: wide, prefixes: prefixes)
-        case 1: encode([0x0F, 0xBD], reg: register(), rm: operand(), wide: wide, prefixes: prefixes)
-        case 2: encode([0x0F, 0xBC], reg: register(), rm: operand(), wide: wide, prefixes: prefixes + [0xF3])
-        case 3: encode([0x0F, 0xBD], reg: register(), rm: operand(), wide: wide, prefixes: prefixes + [0xF3])
-        default: encode([0x0F, 0xB8], reg: register(), rm: operand(), wide: wide, prefixes: prefixes + [0xF3])
-        }
+        let which = random.below(5)
+        let repeated: [UInt8] = which < 2 ? [] : [0xF3]
+        let opcode: UInt8 = [0xBC, 0xBD, 0xBC, 0xBD, 0xB8][which]
+        encode([0x0F, opcode], reg: register(), rm: operand(), wide: wide, prefixes: prefixes + repeated)
+        if which < 4 { settle(which < 2 ? 0x40 : 0x41) }
     }
 
     private mutating func extend() {
@@ -373,6 +412,7 @@ struct InstructionGenerator {
                 immediate: immediate(min(size, 4)))
         default: encode([0x6B], reg: register(), rm: operand(), wide: wide, prefixes: prefixes, immediate: immediate(1))
         }
+        settle(0x801)
     }
 
     private mutating func stack() {
@@ -453,12 +493,20 @@ struct InstructionGenerator {
         let wide = random.chance(2)
         let modrm = 0xC0 | UInt8(reg & 7) << 3 | UInt8(rm & 7)
         switch random.below(9) {
-        case 0: bytes += vex(2, wide, 0) + [0xF2, modrm]
-        case 1: bytes += vex(2, wide, 0) + [0xF5, modrm]
+        case 0:
+            bytes += vex(2, wide, 0) + [0xF2, modrm]
+            settle(0x8C1)
+        case 1:
+            bytes += vex(2, wide, 0) + [0xF5, modrm]
+            settle(0x8C1)
         case 2: bytes += vex(2, wide, 3) + [0xF5, modrm]
         case 3: bytes += vex(2, wide, 2) + [0xF5, modrm]
         case 4: bytes += vex(2, wide, 3) + [0xF6, modrm]
-        case 5: bytes += vex(2, wide, UInt8(random.below(4))) + [0xF7, modrm]
+        case 5:
+            // BEXTR, SHLX, SARX, SHRX
+            let prefix = UInt8(random.below(4))
+            bytes += vex(2, wide, prefix) + [0xF7, modrm]
+            if prefix == 0 { settle(0x841) }
         case 6:
             // RORX: vvvv must be 1111.
             bytes += [0xC4, (reg < 8 ? 0x80 : 0) | 0x40 | (rm < 8 ? 0x20 : 0) | 3, (wide ? 0x80 : 0) | 0x7B]
@@ -467,6 +515,7 @@ struct InstructionGenerator {
             // BLSR, BLSMSK, BLSI: REG extends the opcode, vvvv is the destination.
             bytes += [0xC4, 0xC0 | (rm < 8 ? 0x20 : 0) | 2, (wide ? 0x80 : 0) | UInt8(~other & 15) << 3]
             bytes += [0xF3, 0xC0 | UInt8(1 + random.below(3)) << 3 | UInt8(rm & 7)]
+            settle(0x8C1)
         }
     }
 
@@ -517,8 +566,11 @@ struct InstructionGenerator {
             let prefix: UInt8 = [0, 0x66, 0xF3, 0xF2][random.below(4)]
             let group = UInt8(random.below(8))
             guard let form = VectorForm.find(opcode: opcode, prefix: prefix, group: group, isMemory: false),
-                form.feature == 0 || apus_host_features() & UInt32(form.feature) != 0
+                form.feature == 0 || apus_host_features() & UInt32(form.feature) != 0,
+                !(isUnmasked && (opcode == 0x340 || opcode == 0x341))
             else { continue }
+            // Some hosts do not check the alignment of SHA's operands.
+            let canBeMisaligned = form.feature != APUS_HOST_SHA && random.chance(100)
             var isMemory = random.chance(3)
             if form.traits.contains(.memoryOnly) { isMemory = true }
             if form.traits.contains(.registerOnly) { isMemory = false }
@@ -527,7 +579,7 @@ struct InstructionGenerator {
             encode(
                 escape + [UInt8(opcode & 0xFF)], reg: reg, rm: isMemory ? nil : number(form.rm),
                 wide: random.chance(4), prefixes: prefix == 0 ? [] : [prefix],
-                align: form.traits.contains(.aligned) && !random.chance(100) ? 16 : 1,
+                align: form.traits.contains(.aligned) && !canBeMisaligned ? 16 : 1,
                 immediate: form.traits.contains(.immediate) ? [UInt8(random.below(256))] : [])
             return
         }
@@ -632,6 +684,7 @@ struct InstructionGenerator {
     /// Registers, flags and FPU state to start from.
     mutating func state(unmasked: Bool) -> UserState {
         var state = UserState()
+        isUnmasked = unmasked
         for index in 0..<16 { state.gpr[index] = value() }
         state.gpr[4] = UserGuest.data + 7000 & ~7
         state.gpr[14] = UInt64(random.below(8)) * 16
