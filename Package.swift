@@ -152,7 +152,7 @@ let package = Package(
             name: "DeviceModelTests",
             dependencies: [
                 "DeviceContract", "Display", "DomainConfig", "Firmware", "Host", "Input", "Ioreq", "Machine", "PCBoard",
-                "PCI", "Registers", "Storage",
+                "PCI", "Registers", "Storage", "device-model",
             ], swiftSettings: language),
         .testTarget(name: "XenStoreTests", dependencies: ["XenStore"], swiftSettings: language),
         .testTarget(

@@ -2,13 +2,16 @@ import DomainConfig
 import Foundation
 import Host
 import Ioreq
-import PCBoard
 import Testing
 
+/// The program itself: it confines its whole process, so it cannot run within the tests'.
 @Suite("device-model process") struct ProcessTests {
-    /// The hypervisor's side of a domain directory.
-    private final class Domain: @unchecked Sendable {
-        // Invariant: made by the test, read by the model's thread, which ends before the test does.
+    /// It lies where the tests lie, in the debug build.
+    private static let program = URL(fileURLWithPath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
+        .deletingLastPathComponent().appendingPathComponent(".build/debug/device-model").path
+
+    /// The hypervisor's and the monitor's side of a domain directory.
+    private final class Domain {
         let directory: String
         let mine: MessageSocket
         let theirs: MessageSocket
@@ -16,9 +19,6 @@ import Testing
         let ram: GuestRAM
         let video: SharedMemory
         let doorbell: HostEvent
-        let ended = DispatchSemaphore(value: 0)
-        let ready = DispatchSemaphore(value: 0)
-        var failure: String?
 
         init(_ change: (inout DomainConfig) -> Void = { _ in }) throws {
             directory = NSTemporaryDirectory() + "apus-test-" + UUID().uuidString
@@ -45,45 +45,46 @@ import Testing
                 descriptors: descriptors + [doorbell.descriptor.number])
         }
 
-        func start() {
-            Thread.detachNewThread { [self] in
-                do {
-                    try DeviceModel(directory: directory, hypervisor: theirs).run { ready.signal() }
-                } catch {
-                    failure = "\(error)"
-                    ready.signal()
-                }
-                ended.signal()
-            }
+        /// Starts the program; its status pipe.
+        func start() throws -> (process: ChildProcess, status: Descriptor) {
+            let pipe = try makePipe()
+            let process = try ChildProcess(
+                path: ProcessTests.program, arguments: ["--directory", directory],
+                descriptors: [nil, 1, 2, pipe.writing.number, theirs.descriptor.number])
+            return (process, pipe.reading)
         }
+    }
+
+    /// The next status line of the program, or what came before its end.
+    private func line(_ status: Descriptor) throws -> String {
+        var bytes: [UInt8] = []
+        while bytes.last != 10 {
+            let more = try HostFile.readAvailable(status.number)
+            guard !more.isEmpty else { break }
+            bytes += more
+        }
+        return String(decoding: bytes, as: UTF8.self)
     }
 
     @Test("It says ready, serves requests, and ends with the hypervisor")
     func life() throws {
-        var domain: Domain? = try Domain()
-        let pages = try #require(domain?.pages)
-        let doorbell = try #require(domain?.doorbell.descriptor)
-        try domain?.hello()
-        domain?.start()
-        #expect(domain?.ready.wait(timeout: .now() + 10) == .success)
-        #expect(domain?.failure == nil)
-        let answer = try domain?.mine.receive()
-        #expect(answer?.message == Array("r".utf8))
-        let client = IoreqClient(pages, doorbell: doorbell)
+        let domain = try Domain()
+        let (process, status) = try domain.start()
+        try domain.hello()
+        #expect(try line(status) == "{\"ready\":true}\n")
+        #expect(try domain.mine.receive()?.message == Array("r".utf8))
+        let client = IoreqClient(domain.pages, doorbell: domain.doorbell.descriptor)
         let request = Request(.pciConfig, address: 0, size: 4, isRead: true)
         #expect(client.submit(request, vcpu: 0) & 0xFFFF_FFFF == 0x1237_8086)
-        let directory = try #require(domain?.directory)
-        let vnc = try String(contentsOfFile: directory + "/vnc", encoding: .utf8).split(separator: " ")
+        let vnc = try String(contentsOfFile: domain.directory + "/vnc", encoding: .utf8).split(separator: " ")
         #expect(vnc.first == "127.0.0.1")
-        let console = try FileManager.default.destinationOfSymbolicLink(atPath: directory + "/console")
+        let console = try FileManager.default.destinationOfSymbolicLink(atPath: domain.directory + "/console")
         #expect(console.hasPrefix("/dev/pts/"))
-        let status = try LineClient.request("{\"command\":\"status\"}", at: directory + "/device-model.sock")
-        #expect(status.contains("\"ok\":true"))
-        let unknown = try LineClient.request("{\"command\":\"dance\"}", at: directory + "/device-model.sock")
-        #expect(unknown.contains("error"))
-        shutdown(domain?.mine.descriptor.number ?? -1, Int32(SHUT_RDWR))
-        #expect(domain?.ended.wait(timeout: .now() + 10) == .success)
-        domain = nil
+        let socket = domain.directory + "/device-model.sock"
+        #expect(try LineClient.request("{\"command\":\"status\"}", at: socket).contains("\"ok\":true"))
+        #expect(try LineClient.request("{\"command\":\"dance\"}", at: socket).contains("error"))
+        shutdown(domain.mine.descriptor.number, Int32(SHUT_RDWR))
+        #expect(process.reap(wait: true) == .exit(0))
     }
 
     @Test("A missing image is one sentence")
@@ -91,9 +92,9 @@ import Testing
         let domain = try Domain {
             $0.disks = [.init(target: "/nowhere/x.iso", vdev: "hdc", readWrite: false, cdrom: true)]
         }
+        let (process, status) = try domain.start()
         try domain.hello()
-        domain.start()
-        #expect(domain.ended.wait(timeout: .now() + 10) == .success)
-        #expect(domain.failure == "disk image /nowhere/x.iso does not exist")
+        #expect(try line(status) == "{\"error\":\"disk image \\/nowhere\\/x.iso does not exist\"}\n")
+        #expect(process.reap(wait: true) == .exit(1))
     }
 }
