@@ -6,19 +6,24 @@
 internal import CHost
 internal import Glibc
 
-/// A client of a `LineServer`.
-public enum LineClient {
-    /// Sends one line, and `descriptor` with it, to the server at `path` and waits for its answer.
-    public static func request(
-        _ line: String, descriptor: Int32? = nil, at path: String, seconds: Double = 5
-    ) throws(HostFailure) -> String {
+/// A question to a `LineServer`: sent when it is made, answered later.
+public struct LineQuestion: Sendable {
+    private let socket: Descriptor
+    private let path: String
+
+    /// Sends one line, and `descriptor` with it, to the server at `path`.
+    public init(_ line: String, descriptor: Int32? = nil, at path: String) throws(HostFailure) {
         let result = chost_unix_connect(path)
         guard result >= 0 else { throw HostFailure("reach", path, result: Int(result)) }
-        let socket = Descriptor(owning: result)
+        (socket, self.path) = (Descriptor(owning: result), path)
         let bytes = Array((line + "\n").utf8)
         let enclosed = descriptor.map { [$0] } ?? []
         let sent = chost_send_descriptors(socket.number, bytes, bytes.count, enclosed, Int32(enclosed.count))
         guard sent == bytes.count else { throw HostFailure("send to", path, result: min(sent, 0)) }
+    }
+
+    /// Waits for the answer.
+    public func answer(seconds: Double) throws(HostFailure) -> String {
         let deadline = monotonicNanoseconds() + UInt64(max(0, seconds) * 1e9)
         var answer: [UInt8] = []
         var chunk = [UInt8](repeating: 0, count: 4096)
@@ -35,6 +40,16 @@ public enum LineClient {
             if let end = answer.firstIndex(of: 10) { return String(decoding: answer[..<end], as: UTF8.self) }
         }
         throw HostFailure("read the answer of", path, code: EMSGSIZE)
+    }
+}
+
+/// A client of a `LineServer`.
+public enum LineClient {
+    /// Asks the server at `path` and waits for its answer.
+    public static func request(
+        _ line: String, descriptor: Int32? = nil, at path: String, seconds: Double = 5
+    ) throws(HostFailure) -> String {
+        try LineQuestion(line, descriptor: descriptor, at: path).answer(seconds: seconds)
     }
 }
 

@@ -59,16 +59,24 @@ public struct ControlReply: Codable, Equatable, Sendable {
     public init(ok: Bool? = nil, error: String? = nil) { (self.ok, self.error) = (ok, error) }
 }
 
-public enum Control {
+/// A question to one of a domain's processes: sent when it is made, answered later.
+public struct ControlQuestion {
+    private let question: LineQuestion
+    private let name: String
+
     /// Asks the process that serves `socket`; `descriptor` goes with the question.
-    public static func ask(
-        _ socket: String, _ request: ControlRequest, descriptor: Int32? = nil, seconds: Double = 5
-    ) throws(ToolstackError) -> ControlReply {
+    public init(_ socket: String, _ request: ControlRequest, descriptor: Int32? = nil) throws(ToolstackError) {
         let program = URL(fileURLWithPath: socket).deletingPathExtension().lastPathComponent
-        let name = program == "control" ? "hypervisor" : program
+        name = program == "control" ? "hypervisor" : program
         do {
             let line = String(decoding: try JSONEncoder().encode(request), as: UTF8.self)
-            let answer = try LineClient.request(line, descriptor: descriptor, at: socket, seconds: seconds)
+            question = try LineQuestion(line, descriptor: descriptor, at: socket)
+        } catch { throw ToolstackError("\(name) does not answer: \(error)") }
+    }
+
+    public func answer(seconds: Double = 5) throws(ToolstackError) -> ControlReply {
+        do {
+            let answer = try question.answer(seconds: seconds)
             let reply = try JSONDecoder().decode(ControlReply.self, from: Data(answer.utf8))
             if let error = reply.error { throw ToolstackError("\(name): \(error)") }
             return reply
@@ -79,6 +87,15 @@ public enum Control {
         } catch {
             throw ToolstackError("\(name) does not answer: \(error)")
         }
+    }
+}
+
+public enum Control {
+    /// Asks, and waits for the answer.
+    public static func ask(
+        _ socket: String, _ request: ControlRequest, descriptor: Int32? = nil, seconds: Double = 5
+    ) throws(ToolstackError) -> ControlReply {
+        try ControlQuestion(socket, request, descriptor: descriptor).answer(seconds: seconds)
     }
 }
 

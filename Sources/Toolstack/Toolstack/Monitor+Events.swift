@@ -14,8 +14,8 @@ extension Monitor {
         guard member.program == .hypervisor, let exit = member.exit else { return }
         reason = reason ?? exit
         if phase == .starting && member.isReady {
-            for peer in members where peer !== member { drain(peer) }
-            // It ran, and ended before the others' word was read; or it ended because one of them did.
+            // It ran, and ended before the others' word came; or it ended because one of them did.
+            for peer in members where peer !== member { hear(peer) }
             if members.allSatisfy(\.isReady) { announce() } else { fail(member.program, "the device model ended") }
         }
         end()
@@ -48,6 +48,18 @@ extension Monitor {
         while !HostFile.waitReadable([member.status.number], milliseconds: 0).isEmpty, member.readStatus() {}
     }
 
+    /// Reads what a process says until it is ready, or has ended; at most for five seconds.
+    private func hear(_ member: Member) {
+        let limit = monotonicNanoseconds() + 5_000_000_000
+        drain(member)
+        while !member.isReady, member.error == nil, monotonicNanoseconds() < limit {
+            let readable = HostFile.waitReadable(
+                [member.status.number, member.process.ended.number], milliseconds: 5000)
+            drain(member)
+            if readable.contains(member.process.ended.number) { return }
+        }
+    }
+
     /// Gives the other processes time to end, and reads what they said before.
     private func hearOthers() {
         _ = HostFile.waitReadable(members.map(\.process.ended.number), milliseconds: 5000)
@@ -57,21 +69,18 @@ extension Monitor {
         }
     }
 
-    /// Notes why the domain cannot start. If the sentence is that the peer has ended, or the peer has crashed, the
-    /// peer is the cause. (Both programs say "the device model ended ..." or "the hypervisor ended ..." then.)
+    /// Notes why the domain cannot start. A process that only says that another one has ended is not the cause.
     func fail(_ program: Member.Program, _ sentence: String) {
-        let peers = ["the device model ended", "the hypervisor ended", "the back ends ended"]
-        let blamesPeer = peers.contains { sentence.hasPrefix($0) }
         for peer in members where failure == nil && !peer.isKilled && peer.program != program {
             // What the peer says of itself comes before its end, which can take a while on a busy machine.
-            if blamesPeer {
+            if Self.blamesPeer(sentence) {
                 _ = HostFile.waitReadable([peer.status.number, peer.process.ended.number], milliseconds: 5000)
                 drain(peer)
                 if peer.error == nil { _ = HostFile.waitReadable([peer.process.ended.number], milliseconds: 5000) }
             }
             drain(peer)
             if let error = peer.error {
-                failure = (peer.program, error)
+                if !Self.blamesPeer(error) { failure = (peer.program, error) }
             } else if let end = peer.process.reap(), end != .exit(0) {
                 // A clean end is what follows from the failure of another.
                 failure = (peer.program, "it \(end) before it was set up")
@@ -80,6 +89,11 @@ extension Monitor {
         failure = failure ?? (program, sentence)
         end()
         for member in members where member.program != program { member.kill() }
+    }
+
+    /// Whether a program's sentence is that another one has ended: each begins it in the same words.
+    private static func blamesPeer(_ sentence: String) -> Bool {
+        ["the device model ended", "the hypervisor ended", "the back ends ended"].contains { sentence.hasPrefix($0) }
     }
 
     /// The domain is over: what is left of its processes gets two seconds to end by itself.

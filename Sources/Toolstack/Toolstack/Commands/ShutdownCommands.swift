@@ -44,10 +44,14 @@ extension Session {
         }
     }
 
-    /// Starts to wait for a domain's end. The answer is its reason code; nil if it was destroyed.
-    func waitForEnd(_ record: DomainRecord) -> Int? {
-        let monitor = run.directory(of: record.domid).monitor
-        let reply = try? Control.ask(monitor, ControlRequest("wait"), seconds: 1e6)
+    /// Asks the domain's monitor how the domain ends. It must be asked before the guest is: the end can come at once.
+    func watchEnd(_ record: DomainRecord) -> ControlQuestion? {
+        try? ControlQuestion(run.directory(of: record.domid).monitor, ControlRequest("wait"))
+    }
+
+    /// Waits for a domain's end. The answer is its reason code; nil if it was destroyed.
+    private func waitForEnd(_ record: DomainRecord, _ watch: ControlQuestion?) -> Int? {
+        let reply = try? watch?.answer(seconds: 1e6)
         if let reason = reply?.reason { return ShutdownReason(rawValue: reason)?.code }
         // The monitor was gone before it could answer.
         while let now = run.domains().first(where: { $0.domid == record.domid }), now.state != .shutdown {
@@ -56,10 +60,10 @@ extension Session {
         return nil
     }
 
-    func waitForEnds(_ records: [DomainRecord]) {
-        print("Waiting for \(records.count) domains\n")
-        for record in records {
-            if let code = waitForEnd(record) {
+    func waitForEnds(_ watched: [(record: DomainRecord, watch: ControlQuestion?)]) {
+        print("Waiting for \(watched.count) domains\n")
+        for (record, watch) in watched {
+            if let code = waitForEnd(record, watch) {
                 print("Domain \(record.domid) has been shut down, reason code \(code)\n")
             } else {
                 print("Domain \(record.domid) has been destroyed\n")
@@ -101,12 +105,14 @@ extension Command {
                 ("-F", "fall back to the ACPI \(event) event for HVM guests without PV drivers"),
             ], specifications: [.init("a", "all"), .init("w", "wait"), .init("F")],
             run: { session, options throws(ToolstackError) in
-                let records = try session.targets(options)
-                for record in records {
+                let watched = try session.targets(options).map { record in
+                    (record, options.has("wait") ? session.watchEnd(record) : nil)
+                }
+                for (record, _) in watched {
                     session.complain("\(saying) domain \(record.domid)")
                     try session.ask(record, request, forced: options.has("F"))
                 }
-                if options.has("wait") { session.waitForEnds(records) }
+                if options.has("wait") { session.waitForEnds(watched) }
                 return 0
             })
     }
