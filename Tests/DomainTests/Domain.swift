@@ -184,4 +184,9 @@ final class Console {
         let output = try wait(for: "-END", within: seconds)
         return output
     }
+    /// Lines of a Linux guest's log that tell of trouble. What it advises about the host's processor is none.
+    func complaints() throws -> String {
+        let log = try run("dmesg | grep -iE 'WARNING:|BUG:|Oops|stalls on|lockup' | grep -v admin-guide/hw-vuln")
+        return log.split(whereSeparator: \.isNewline).filter { $0.hasPrefix("[") }.joined(separator: "\n")
+    }
 }

@@ -75,8 +75,7 @@ extension Guests {
                 "mount -t iso9660 /dev/sr0 /mnt && dd if=/mnt/vmlinuz of=/dev/sda bs=64k 2>/dev/null && sync"
                     + " && md5sum < /mnt/vmlinuz", within: 300)
             #expect(copied.contains("DONE-0"))
-            let messages = try console.run("dmesg | grep -ciE 'WARNING:|BUG:|Oops'")
-            #expect(messages.contains("\n0\r\n") || messages.contains("\n0\n"), "the kernel complained: \(messages)")
+            #expect(try console.complaints() == "")
             console.send("poweroff -f\n")
             let end = Date().addingTimeInterval(60)
             while domain.isListed, Date() < end { usleep(200_000) }
@@ -101,8 +100,7 @@ extension Guests {
                     + " echo 1 >/proc/sys/kernel/sched_schedstats; echo 0 >/proc/sys/kernel/sched_schedstats; done; wait",
                 within: 120)
             #expect(patched.contains("DONE-0"))
-            let messages = try console.run("dmesg | grep -ciE 'WARNING:|BUG:|Oops|stalls on|lockup'")
-            #expect(messages.contains("\n0\r\n"), "the kernel complained: \(messages)")
+            #expect(try console.complaints() == "")
             console.send("poweroff -f\n")
             let end = Date().addingTimeInterval(60)
             while domain.isListed, Date() < end { usleep(200_000) }

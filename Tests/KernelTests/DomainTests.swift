@@ -23,7 +23,7 @@ private final class Bench {
     }
 
     init(vcpus: Int = 1, memory: Int = 4, answer: @escaping @Sendable (Request) -> UInt64 = { _ in 0x5A }) throws {
-        let directory = NSTemporaryDirectory() + "apus-kernel-\(getpid())"
+        let directory = NSTemporaryDirectory() + "apus-kernel-\(UUID().uuidString)"
         try FileManager.default.createDirectory(atPath: directory, withIntermediateDirectories: true)
         try Data(repeating: 0xEA, count: 0x4_0000).write(to: URL(fileURLWithPath: directory + "/bios-256k.bin"))
         var config = DomainConfig(

@@ -82,7 +82,9 @@ struct CPUIDProfile: Sendable {
         // BHI_CTRL: systems then clear no branch history by loops.
         case 7 where subleaf == 2: return CPUIDResult(eax: 0, ebx: 0, ecx: 0, edx: isAMD ? 0 : 1 << 4)
         case 0xD: return extendedState(subleaf)
-        case 0x8000_0000: return CPUIDResult(eax: 0x8000_0008, ebx: vendor.ebx, ecx: vendor.ecx, edx: vendor.edx)
+        case 0x8000_0000:
+            let top: UInt32 = isAMD ? 0x8000_0021 : 0x8000_0008
+            return CPUIDResult(eax: top, ebx: vendor.ebx, ecx: vendor.ecx, edx: vendor.edx)
         case 0x8000_0001:
             return CPUIDResult(eax: isAMD ? signature : 0, ebx: 0, ecx: extended.ecx, edx: extended.edx)
         case 0x8000_0002...0x8000_0004:
@@ -92,10 +94,19 @@ struct CPUIDProfile: Sendable {
         // The time stamp counter runs at one rate in every state.
         case 0x8000_0007: return CPUIDResult(eax: 0, ebx: 0, ecx: 0, edx: 1 << 8)
         case 0x8000_0008:
-            return CPUIDResult(eax: UInt32(physicalAddressBits) | 48 << 8, ebx: 0, ecx: 0, edx: 0)
+            return CPUIDResult(
+                eax: UInt32(physicalAddressBits) | 48 << 8, ebx: isAMD ? Self.immunityAMD.ebx : 0, ecx: 0, edx: 0)
+        case 0x8000_0021:
+            return isAMD ? CPUIDResult(eax: Self.immunityAMD.eax, ebx: 0, ecx: Self.immunityAMD.ecx, edx: 0) : .zero
         default: return .zero
         }
     }
+
+    /// What AMD has for IA32_ARCH_CAPABILITIES (see MSR.swift). Leaf 8000_0008, EBX: XSAVEERPTR (x87 error pointers are
+    /// always restored), SSB_NO, BTC_NO. Leaf 8000_0021, EAX: LFENCE serializes, automatic IBRS, SRSO_NO; ECX: TSA_SQ_NO,
+    /// TSA_L1_NO.
+    private static let immunityAMD: (ebx: UInt32, eax: UInt32, ecx: UInt32) =
+        (1 << 2 | 1 << 26 | 1 << 29, 1 << 2 | 1 << 8 | 1 << 29, 1 << 1 | 1 << 2)
 
     /// Leaf 4: the host's caches, each owned by one processor.
     private func cache(_ subleaf: UInt32) -> CPUIDResult {

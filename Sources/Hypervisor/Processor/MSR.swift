@@ -123,7 +123,8 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
     }
 
     private func writeEFER(_ value: UInt64) -> Bool {
-        let writable = EFER.syscall | EFER.longModeEnable | EFER.noExecute
+        var writable = EFER.syscall | EFER.longModeEnable | EFER.noExecute
+        if CPUIDProfile.host.isAMD { writable |= EFER.automaticIBRS }
         guard value & ~(writable | EFER.longModeActive) == 0 else { return false }
         let changed = (value ^ pointee.efer) & writable
         if changed & EFER.longModeEnable != 0, pointee.paging { return false }

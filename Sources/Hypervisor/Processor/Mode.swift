@@ -118,6 +118,8 @@ enum EFER {
     @inline(__always) static var longModeEnable: UInt64 { 1 << 8 }
     @inline(__always) static var longModeActive: UInt64 { 1 << 10 }
     @inline(__always) static var noExecute: UInt64 { 1 << 11 }
+    /// AMD's: restricts nothing that the engine does.
+    @inline(__always) static var automaticIBRS: UInt64 { 1 << 21 }
 }
 
 /// Bits of a segment's `access`, and of descriptors once shifted. SDM vol. 3 §3.4.5.
