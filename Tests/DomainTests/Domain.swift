@@ -76,6 +76,16 @@ final class Domain {
     var directory: URL { Site.run.appendingPathComponent("domains/\(id)") }
     var isListed: Bool { (try? Site.xl("list", name).status) == 0 }
 
+    /// Waits until `xl list` no longer shows it.
+    func isGone(within seconds: Int = 60) -> Bool {
+        let end = Date().addingTimeInterval(Double(seconds))
+        while isListed {
+            guard Date() < end else { return false }
+            usleep(200_000)
+        }
+        return true
+    }
+
     /// The port its screen is on.
     var vncPort: Int {
         let text = (try? String(contentsOf: directory.appendingPathComponent("vnc"), encoding: .utf8)) ?? ""
@@ -149,7 +159,8 @@ final class Domain {
 /// The host's end of the guest's COM1.
 final class Console {
     private let descriptor: Int32
-    private(set) var text = ""
+    /// What has come and nobody has waited for yet.
+    private var text = ""
 
     init(_ path: String) throws {
         descriptor = open(path, O_RDWR | O_NOCTTY | O_NONBLOCK)
@@ -164,16 +175,18 @@ final class Console {
 
     func send(_ line: String) { _ = line.withCString { write(descriptor, $0, strlen($0)) } }
 
-    /// Reads until `words` has come; everything read since the last call.
+    /// Reads until `words` has come; what has come since the last call, with `words` at its end.
     @discardableResult
     func wait(for words: String, within seconds: Int = 120) throws -> String {
         let end = Date().addingTimeInterval(Double(seconds))
-        text = ""
         while Date() < end {
+            if let found = text.range(of: words) {
+                defer { text.removeSubrange(..<found.upperBound) }
+                return String(text[..<found.upperBound])
+            }
             var bytes = [UInt8](repeating: 0, count: 4096)
             let got = read(descriptor, &bytes, bytes.count)
             if got > 0 { text += String(decoding: bytes.prefix(got), as: UTF8.self) } else { usleep(50_000) }
-            if text.contains(words) { return text }
         }
         throw Domain.Failure(description: "the console never said '\(words)'; it said:\n\(text.suffix(3000))")
     }
@@ -187,6 +200,7 @@ final class Console {
     /// Lines of a Linux guest's log that tell of trouble. What it advises about the host's processor is none.
     func complaints() throws -> String {
         let log = try run("dmesg | grep -iE 'WARNING:|BUG:|Oops|stalls on|lockup' | grep -v admin-guide/hw-vuln")
-        return log.split(whereSeparator: \.isNewline).filter { $0.hasPrefix("[") }.joined(separator: "\n")
+        return log.split(whereSeparator: \.isNewline).filter { $0.prefixMatch(of: /\[ *[0-9]+\./) != nil }
+            .joined(separator: "\n")
     }
 }

@@ -25,6 +25,7 @@ private final class Bench {
     init(vcpus: Int = 1, memory: Int = 4, answer: @escaping @Sendable (Request) -> UInt64 = { _ in 0x5A }) throws {
         let directory = NSTemporaryDirectory() + "apus-kernel-\(UUID().uuidString)"
         try FileManager.default.createDirectory(atPath: directory, withIntermediateDirectories: true)
+        defer { try? FileManager.default.removeItem(atPath: directory) }
         try Data(repeating: 0xEA, count: 0x4_0000).write(to: URL(fileURLWithPath: directory + "/bios-256k.bin"))
         var config = DomainConfig(
             name: "t", uuid: "6ba7b810-9dad-11d1-80b4-00c04fd430c8", domid: 7, kind: .hvm, memory: memory, vcpus: vcpus)
