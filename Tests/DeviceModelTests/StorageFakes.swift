@@ -12,6 +12,7 @@ final class MemoryStore: BlockStore {
     var isCached = true
     var failure: Int32 = 0
     private(set) var flushes = 0
+    private(set) var isReleased = false
     private var waiting: [() -> Void] = []
     var requests: Int { waiting.count }
     var size: UInt64 { UInt64(bytes.count) }
@@ -59,6 +60,10 @@ final class MemoryStore: BlockStore {
         }
     }
     func drain() { while serve() {} }
+    func release() {
+        drain()
+        isReleased = true
+    }
 
     /// Ends the oldest request.
     @discardableResult func serve() -> Bool {

@@ -81,17 +81,45 @@ import Testing
     func backEnd() {
         let guest = Caller()
         guest.structured(32, 6, (0x7FF0, 2), (0, 2), (0, 4))
-        nonisolated(unsafe) var rings = 0
-        #expect(!guest.xen.events.attach(9, remotePort: 1) {})
-        #expect(guest.xen.events.attach(1, remotePort: 77) { rings += 1 })
-        #expect(guest.structured(32, 4, (1, 4)) == 0)
-        #expect(rings == 1)
+        guest.structured(32, 6, (0x7FF0, 2), (0, 2), (0, 4))
+        guest.structured(32, 6, (0x7FF0, 2), (0, 2), (0, 4))
+        nonisolated(unsafe) var rings: [Int] = []
+        #expect(guest.xen.events.attach(9) { _ in } == nil)
+        #expect(guest.xen.events.attach(1) { _ in } == 1)
+        #expect(guest.xen.events.attach(2) { rings.append($0) } == 2)
+        #expect(guest.structured(32, 4, (2, 4)) == 0)
+        #expect(rings == [2])
+        #expect(guest.structured(32, 5, (0x7FF0, 2), (0, 2), (2, 4), (0, 16)) == 0)
+        #expect(guest.u32(0x1008) == 2 && guest.u32(0x1014) == 2, "interdomain, port 2 of domain 0")
+        guest.xen.notify(2)
+        #expect(guest.xen.events.isPending(2))
+        guest.xen.events.detach(2)
+        #expect(guest.xen.events.status(2)?.binding == .unbound(remote: 0))
+    }
+
+    @Test("After a reset the back end's port waits, and the guest can bind to it anew from another port")
+    func rebinding() {
+        let guest = Caller()
+        guest.structured(32, 6, (0x7FF0, 2), (0, 2), (0, 4))
+        nonisolated(unsafe) var rings: [Int] = []
+        let remote = guest.xen.events.attach(1) { rings.append($0) }
+        #expect(remote == 1)
+        #expect(guest.structured(32, 0, (0, 2), (0, 2), (1, 4)) == -22, "it has its other end still")
+        #expect(guest.structured(32, 10, (0x7FF0, 2)) == 0)
         #expect(guest.structured(32, 5, (0x7FF0, 2), (0, 2), (1, 4), (0, 16)) == 0)
-        #expect(guest.u32(0x1008) == 2 && guest.u32(0x1014) == 77, "interdomain, port 77")
+        #expect(guest.u32(0x1008) == 0, "closed")
         guest.xen.notify(1)
-        #expect(guest.xen.events.isPending(1))
-        guest.xen.events.detach(1)
-        #expect(guest.xen.events.status(1)?.binding == .unbound(remote: 0))
+        #expect(!guest.xen.events.isPending(1), "an event for a port that is gone is lost")
+        _ = bindIPI(guest, vcpu: 0)
+        #expect(guest.structured(32, 0, (0, 2), (0, 2), (1, 4), (0, 4)) == 0)
+        #expect(guest.u32(0x1008) == 2, "port 2")
+        #expect(guest.xen.events.isPending(2), "binding makes it pending")
+        #expect(guest.structured(32, 4, (2, 4)) == 0)
+        #expect(rings == [1])
+        guest.page.clearBit(2048 * 8 + 2)
+        guest.xen.notify(1)
+        #expect(guest.xen.events.isPending(2))
+        #expect(guest.structured(32, 0, (0, 2), (0, 2), (9, 4), (0, 4)) == -22, "domain 0 has no port 9")
     }
 
     @Test("Virtual interrupts: the timer once for each vCPU, global ones at vCPU 0")

@@ -144,6 +144,9 @@ public final class BlockBackend {
     private func connect() throws(StoreFailure) {
         do {
             let parameters = try BlockParameters(description.limits) { try? store.read("\(frontend)/\($0)") }
+            do { try medium.take() } catch {
+                throw BlockParameterFault("\(error): is the emulated disk unplugged?")
+            }
             let queues = try bind(parameters)
             try publish()
             let engine = BlockEngine(

@@ -16,16 +16,19 @@ final class BlockDevices {
     private let link: HypervisorLink
     private let reactor: Reactor
     private let limits: BlockLimits
+    /// Disks that the device model has until the guest unplugs them.
+    private let isEmulated: (String) -> Bool
     private var devices: [String: BlockBackend] = [:]
     private var busy: Set<String> = []
     var onReport: (String) -> Void = { _ in }
 
-    /// `kind`: the name among back ends, "vbd" or "qdisk".
+    /// `kind`: the name among back ends, "vbd" or "qdisk". `isEmulated`: by the name in the config, hda.
     init(
-        _ kind: String, domid: Int, vcpus: Int, store: StoreClient, link: HypervisorLink, reactor: Reactor
+        _ kind: String, domid: Int, vcpus: Int, store: StoreClient, link: HypervisorLink, reactor: Reactor,
+        isEmulated: @escaping (String) -> Bool
     ) throws(StoreFailure) {
         base = "/local/domain/0/backend/\(kind)/\(domid)"
-        (self.store, self.link, self.reactor) = (store, link, reactor)
+        (self.store, self.link, self.reactor, self.isEmulated) = (store, link, reactor, isEmulated)
         limits = BlockLimits(queues: UInt32(max(1, vcpus)))
         _ = try store.watch(base) { [weak self] path in self?.look(path) }
     }
@@ -66,9 +69,11 @@ final class BlockDevices {
         let isCDROM = try store.read("\(path)/device-type") == "cdrom"
         let isReadOnly = try store.read("\(path)/mode") != "w"
         guard !target.isEmpty else { return }
+        let device = try store.read("\(path)/dev") ?? ""
+        let isShared = !isCDROM && isEmulated(device)
         do {
             let medium = try DiskImage(
-                target, for: isCDROM ? .cdrom : .disk, readOnly: isReadOnly, on: reactor)
+                target, for: isCDROM ? .cdrom : .disk, readOnly: isReadOnly, isShared: isShared, on: reactor)
             let device = BlockBackend(
                 BlockDescription(path: path, isCDROM: isCDROM, limits: limits), medium: medium, store: store,
                 grants: link.grants, ports: link)

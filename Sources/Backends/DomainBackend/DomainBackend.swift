@@ -47,7 +47,8 @@ public final class DomainBackend {
         self.store = StoreClient(StoreSocket(store))
         readers = try ConsoleReaders(reactor: reactor)
         consoleLog = try ConsoleLog(directory + "/guest-console.log")
-        try HostFile.link(directory + "/console", to: readers.terminal.path)
+        // The first console of a domain with a board is its serial port.
+        try HostFile.link(directory + (config.kind == .hvm ? "/pv-console" : "/console"), to: readers.terminal.path)
     }
 
     /// Serves until the hypervisor is gone.
@@ -113,9 +114,11 @@ public final class DomainBackend {
     }
 
     private func serveDisks() throws {
+        let emulated = config.kind == .hvm ? Set(config.disks.map(\.vdev)) : []
         for kind in ["vbd", "qdisk"] {
             let devices = try BlockDevices(
-                kind, domid: config.domid, vcpus: config.vcpus, store: store, link: link, reactor: reactor)
+                kind, domid: config.domid, vcpus: config.vcpus, store: store, link: link, reactor: reactor,
+                isEmulated: { emulated.contains($0) })
             devices.onReport = log
             disks.append(devices)
         }

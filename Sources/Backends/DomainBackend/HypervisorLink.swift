@@ -22,6 +22,12 @@ final class HypervisorLink: EventPorts {
         var vcpus: Int
         var grantFrames: Int
         var places: SpecialPlaces
+        var special: [SpecialPage]
+    }
+    /// A frame that is no RAM, and where it lies in the hypervisor's own memory.
+    private struct SpecialPage: Codable {
+        var frame: UInt64
+        var offset: Int
     }
     private struct Request: Codable {
         var bind: UInt32?
@@ -29,7 +35,7 @@ final class HypervisorLink: EventPorts {
         var modified: UInt64?
     }
 
-    /// A bound port.
+    /// A bound port, by the number it has on this side.
     private final class Port: EventPort {
         let number: UInt32
         unowned let link: HypervisorLink
@@ -58,7 +64,7 @@ final class HypervisorLink: EventPorts {
         }
         let hello = try JSONDecoder().decode(Hello.self, from: Data(message))
         guard descriptors.count == 6, hello.ramBytes > 0, hello.ramBytes < 1 << 46,
-            (1...1024).contains(hello.grantFrames)
+            (1...1024).contains(hello.grantFrames), hello.special.count <= 16
         else {
             throw BackendFailure("the hypervisor's first message makes no sense")
         }
@@ -66,9 +72,10 @@ final class HypervisorLink: EventPorts {
         let ram = GuestRAM(
             memory: try SharedMemory(mapping: descriptors[0], size: size, name: "guest RAM"),
             codeMap: try SharedMemory(mapping: descriptors[1], size: size >> 12, name: "the code map"))
-        // Shared info comes first, then the grant table.
+        // Shared info comes first, then the grant table, then special pages.
         let frames = try SharedMemory(
-            mapping: descriptors[2], size: (1 + hello.grantFrames) * 4096, name: "the grant table")
+            mapping: descriptors[2], size: (1 + hello.grantFrames + hello.special.count) * 4096,
+            name: "the grant table")
         pages = IoreqPages(try SharedMemory(mapping: descriptors[3], size: IoreqLayout.size, name: "ioreq pages"))
         events = EventPages(try SharedMemory(mapping: descriptors[4], size: EventPages.size, name: "event pages"))
         doorbell = descriptors[5]
@@ -76,6 +83,7 @@ final class HypervisorLink: EventPorts {
         let low = Int(ram.lowSize)
         memory = DomainMemory(
             ram.memory, parts: [(0, 0, low), (GuestRAM.highStart >> 12, low, Int(ram.highSize))], codeMap: ram.codeMap)
+        for page in hello.special { memory.add(frames, first: page.frame, offset: page.offset, bytes: 4096) }
         guard let grants = GrantMap(table: frames, offset: 4096, frames: hello.grantFrames, memory: memory) else {
             throw BackendFailure("the hypervisor gave no grant table")
         }
@@ -111,10 +119,11 @@ final class HypervisorLink: EventPorts {
     // MARK: EventPorts
 
     func bind(_ guestPort: UInt32) throws(EventError) -> any EventPort {
-        guard guestPort < UInt32(EventPages.ports), ports[guestPort] == nil else { throw .badPort }
-        guard ask(Request(bind: guestPort)) else { throw .badPort }
-        let port = Port(guestPort, self)
-        ports[guestPort] = port
+        let number = UInt32(ask(Request(bind: guestPort)))
+        guard number > 0 else { throw .badPort }
+        // The guest has bound this port twice: the older end is void.
+        let port = Port(number, self)
+        ports[number] = port
         return port
     }
 
@@ -126,11 +135,11 @@ final class HypervisorLink: EventPorts {
 
     private func notify(_ number: UInt32) { pages.kick(events.notifyGuest(Int(number))) }
 
-    /// Whether the hypervisor did what was asked.
-    private func ask(_ request: Request) -> Bool {
-        guard let json = try? JSONEncoder().encode(request), (try? socket.send(Array(json))) != nil else {
-            return false
-        }
-        return (try? socket.receive())?.message == [1]
+    /// The hypervisor's answer; 0 if it did not do what was asked.
+    private func ask(_ request: Request) -> Int {
+        guard let json = try? JSONEncoder().encode(request), (try? socket.send(Array(json))) != nil,
+            let answer = (try? socket.receive())?.message, answer.count == 2
+        else { return 0 }
+        return Int(answer[0]) | Int(answer[1]) << 8
     }
 }

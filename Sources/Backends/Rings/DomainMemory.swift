@@ -16,12 +16,13 @@ public import Host
         /// A byte for each frame, if there is a code map.
         let code: UnsafeMutableRawPointer?
     }
-    private let extents: [Extent]
+    private var extents: [Extent]
     private let codeMap: SharedMemory?
     /// Called with a frame that was written and from which code has been decoded.
     public var onCodeWritten: (UInt64) -> Void = { _ in }
     /// Keeps the mappings that the extents point into.
     private let memory: SharedMemory
+    private var others: [SharedMemory] = []
 
     /// What `memory` holds from `offset` on is `bytes` bytes of RAM that begin at frame `first`.
     public typealias Part = (first: UInt64, offset: Int, bytes: Int)
@@ -45,6 +46,16 @@ public import Host
     /// A PV domain's memory: frame n at n pages.
     public convenience init(flat memory: SharedMemory, bytes: Int) {
         self.init(memory, parts: [(0, 0, bytes)])
+    }
+
+    /// Frames from `first` on lie in other memory that holds no code. Nothing of the domain is mapped yet.
+    public func add(_ other: SharedMemory, first: UInt64, offset: Int, bytes: Int) {
+        guard let base = unsafe other.bytes.baseAddress, offset >= 0, bytes > 0,
+            unsafe offset <= other.bytes.count, unsafe bytes <= other.bytes.count - offset
+        else { return }
+        others.append(other)
+        unsafe extents.append(
+            Extent(first: first, count: UInt64(bytes / Self.pageSize), base: base + offset, code: nil))
     }
 
     /// Tells the engine, through `onCodeWritten`, that a frame has other contents now.

@@ -18,6 +18,8 @@ public struct SetupFailure: Error, CustomStringConvertible {
     init(_ description: String) { self.description = description }
 }
 
+private struct WeakImage { weak var image: DiskImage? }
+
 /// The device-model process.
 public final class DeviceModel {
     private let directory: String
@@ -28,7 +30,8 @@ public final class DeviceModel {
     private let video: SharedMemory
     private let server: IoreqServer
     private let serial: SerialPort
-    private let drives: Drives
+    /// Images to be drained before the process ends, as long as a drive has them.
+    private let images: [WeakImage]
     private let machine: PCBoard
     private var vnc: VNCServer?
     private var control: LineServer?
@@ -64,7 +67,8 @@ public final class DeviceModel {
             mapping: descriptors[3], size: config.display.videoMemory << 20, name: "video memory")
         reactor = try Reactor()
         serial = try SerialPort(config.serial.first, reactor: reactor)
-        drives = try Drives(config, on: reactor)
+        let drives = try Drives(config, on: reactor)
+        images = drives.images.map { WeakImage(image: $0) }
         let log = try BIOSLog(directory + "/bios.log")
         var outputs = BoardOutputs()
         outputs.log = log.write
@@ -127,7 +131,7 @@ public final class DeviceModel {
         try hypervisor.send(Array("r".utf8))
         try ready()
         reactor.run()
-        for image in drives.images { image.drain() }
+        for image in images { image.image?.drain() }
     }
 }
 

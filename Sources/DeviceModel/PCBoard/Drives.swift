@@ -1,7 +1,7 @@
 // The drives of a board, from the domain's configuration.
 // Source: xl-disk-configuration(5), "vdev".
 // Modelled: IDE disks and CDs, floppies. Not modelled: image formats other than raw.
-// Quirks: an HVM domain's xvda...xvdd and sda...sdd are the same four IDE positions as hda...hdd.
+// Quirks: a disk that has no place here is for PV drivers only, as on Xen; an HVM domain's xvda...xvdd and sda...sdd are the same four IDE positions as hda...hdd.
 
 public import DomainConfig
 public import Host
@@ -31,7 +31,8 @@ public struct Drives {
             case .floppy(let drive):
                 let readOnly = !disk.readWrite
                 floppies[drive] = .drive(try image(disk.target, .floppy, readOnly: readOnly, reactor))
-            case nil: throw SetupFailure("\(disk.vdev) is no virtual device of an HVM domain")
+            // No place on the cables: a disk for PV drivers only.
+            case nil: continue
             }
         }
     }

@@ -1,4 +1,4 @@
-// The PCI cards of the board: VGA and IDE.
+// The PCI cards of the board: Xen's platform device, VGA and IDE.
 // Source: see PCBoard.swift; PIIX3 datasheet 290550-002 §2.3.3 (IDETIM's decode enable).
 // Modelled: where the cards' registers are decoded, and when.
 // Quirks: the hypervisor maps video memory into the guest; it is on the bus for what it cannot map.
@@ -10,7 +10,32 @@ internal import PCI
 internal import Storage
 
 extension PCBoard {
-    /// 00:02.0.
+    /// 00:02.0, with the ports at 0x10 by which drivers have emulated devices unplugged.
+    func plugPlatform(log: @escaping (String) -> Void) {
+        let chip = XenPlatform(unplug: { [unowned self] in unplug($0) }, log: log)
+        let slot = board.attachUnmapped("xen-platform", chip)
+        board.ports.map(
+            slot, region: XenPlatform.RegionIndex.fixed, at: chip.regions[XenPlatform.RegionIndex.fixed].range)
+        let function = XenPlatform.function(slot, on: board, memory: memory)
+        pci.attach("xen-platform-function", function, device: takeDevice(), on: board)
+        function.connect(XenPlatform.bars(slot))
+    }
+
+    /// Takes away what PV drivers are about to replace. Nothing of it is under way or open when this returns.
+    func unplug(_ mask: UnplugMask) {
+        if !mask.isDisjoint(with: [.disks, .auxiliaryDisks]) {
+            for position in 0..<4 where position > 0 || mask.contains(.disks) {
+                channels[position / 2].unplugDisk(position % 2)
+            }
+            onUnpluggedDisks()
+        }
+        if mask.contains(.networkCards) {
+            for remove in networkCards { remove() }
+            networkCards = []
+        }
+    }
+
+    /// 00:02.0, or behind Xen's platform device.
     func plug(_ vga: VGA, _ roms: BoardROMs) {
         let slot = board.attachUnmapped("vga", vga)
         var identity = PCIIdentity(
@@ -29,7 +54,7 @@ extension PCBoard {
             bars.append(BaseAddress(0, .rom, size: rom.size, target: (board.attachUnmapped("vga-rom", rom), 0)))
         }
         let fixed = [VGA.RegionIndex.ports, VGA.RegionIndex.window, VGA.RegionIndex.dispi].map { (slot, $0) }
-        pci.attach("vga-function", function, device: 2, on: board)
+        pci.attach("vga-function", function, device: takeDevice(), on: board)
         function.connect(bars, fixed: fixed)
     }
 

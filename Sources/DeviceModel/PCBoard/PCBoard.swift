@@ -42,6 +42,12 @@ public final class PCBoard {
     private let dma: DMA8237
     /// Primary and secondary.
     public private(set) var channels: [IDEChannel] = []
+    /// Removes each emulated network card for good, when PV drivers ask for that.
+    var networkCards: [() -> Void] = []
+    /// Told after emulated disks were taken away: their images are free.
+    public var onUnpluggedDisks: () -> Void = {}
+    /// Cards get the PCI devices from 2 on, in the order in which they are plugged in.
+    private var nextDevice = 2
     let lines: InterruptLines
     let config: DomainConfig
     let pages: IoreqPages
@@ -90,6 +96,9 @@ public final class PCBoard {
         plugBridges()
         attachInput()
         channels = plugIDE(drives.ide)
+        if config.xenPlatformPCI {
+            plugPlatform { line in for byte in Array("xen platform: \(line)\n".utf8) { outputs.log(byte) } }
+        }
         if let vga { plug(vga, roms) }
         board.reset(.powerOn)
     }
@@ -112,6 +121,11 @@ public final class PCBoard {
         }
         let function = PIIX4Power.function(slot, on: board, memory: memory)
         pci.attach("power-function", function, device: 1, function: 3, on: board)
+    }
+
+    func takeDevice() -> Int {
+        defer { nextDevice += 1 }
+        return nextDevice
     }
 
     /// Keyboard, mouse, and the ways to A20 and to the CPU's reset that PCs have two of each.

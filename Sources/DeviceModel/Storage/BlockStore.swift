@@ -36,6 +36,10 @@ public protocol BlockStore: AnyObject {
     var canDiscard: Bool { get }
     /// Gives up what a range holds; EOPNOTSUPP where the host cannot.
     func discard(at offset: UInt64, bytes: UInt64, done: @escaping (Int32) -> Void)
+    /// Makes the medium this owner's, who has not used it before: others of the same domain may have.
+    func take() throws(ImageFailure)
+    /// Lets another owner take the medium. Nothing is under way, and this owner asks for nothing any more.
+    func release()
     /// Bytes that the medium has now: someone may have resized it since it was opened.
     func measure() -> UInt64
 }
@@ -43,6 +47,8 @@ public protocol BlockStore: AnyObject {
 extension BlockStore {
     public var canDiscard: Bool { false }
     public func discard(at offset: UInt64, bytes: UInt64, done: @escaping (Int32) -> Void) { flush { _ in done(95) } }
+    public func take() throws(ImageFailure) {}
+    public func release() {}
     public func measure() -> UInt64 { size }
 }
 

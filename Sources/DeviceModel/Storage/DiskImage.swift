@@ -21,8 +21,11 @@ public final class DiskImage: BlockStore {
     private var hasQuickReads = true
 
     /// Opens `path`, locks it, and looks whether it can be what `use` says.
-    public init(_ path: String, for use: Use, readOnly: Bool, on reactor: Reactor) throws(ImageFailure) {
-        let opened = try OpenedImage(path, readOnly: readOnly)
+    /// - Parameter isShared: another process of the domain has it locked still; `take` will lock it.
+    public init(
+        _ path: String, for use: Use, readOnly: Bool, isShared: Bool = false, on reactor: Reactor
+    ) throws(ImageFailure) {
+        let opened = try OpenedImage(path, readOnly: readOnly, isShared: isShared)
         try opened.check(for: use)
         (self.path, size, isReadOnly, cached) = (path, opened.size, readOnly, opened.descriptor)
         do {
@@ -79,6 +82,15 @@ public final class DiskImage: BlockStore {
         // All transfers name their place, so the file's own position is free for this.
         let end = lseek(cached.number, 0, SEEK_END)
         return end < 0 ? size : UInt64(end)
+    }
+
+    public func take() throws(ImageFailure) {
+        guard OpenedImage.lock(cached.number, readOnly: isReadOnly) else { throw ImageFailure(path, .inUse) }
+    }
+
+    public func release() {
+        drain()
+        _ = flock(cached.number, LOCK_UN)
     }
 
     public func drain() {

@@ -155,6 +155,19 @@ public final class IDEChannel: StringDevice {
         return true
     }
 
+    /// Takes the disk at `position` off the cable for good; what was under way on it has ended when this returns.
+    /// CD drives stay.
+    public func unplugDisk(_ position: Int) {
+        guard state.drives.indices.contains(position), state.drives[position].kind == .disk else { return }
+        if active?.drive == position { abandon() }
+        stores[position]?.release()
+        stores[position] = nil
+        if state.drives[position].phase == .dma { state.busMaster.status &= ~1 }
+        state.drives[position] = IDEDrive(.nothing, serial: "")
+        state.updateInterrupt()
+        settle()
+    }
+
     /// The medium the guest has in the CD drive at `position`; nil when it was ejected.
     public func medium(_ position: Int) -> (any BlockStore)? {
         guard state.drives.indices.contains(position), state.drives[position].hasMedium else { return nil }

@@ -12,7 +12,7 @@ struct OpenedImage {
     let descriptor: Descriptor
     let size: UInt64
 
-    init(_ path: String, readOnly: Bool) throws(ImageFailure) {
+    init(_ path: String, readOnly: Bool, isShared: Bool = false) throws(ImageFailure) {
         var status = stat()
         guard unsafe stat(path, &status) == 0 else {
             throw ImageFailure(path, errno == ENOENT || errno == ENOTDIR ? .missing : .unreadable(errno))
@@ -20,7 +20,7 @@ struct OpenedImage {
         let type = status.st_mode & S_IFMT
         guard type == S_IFREG || type == S_IFBLK else { throw ImageFailure(path, .notAnImage) }
         // A block device that is mounted cannot be opened exclusively.
-        let flags = readOnly ? O_RDONLY : O_RDWR | (type == S_IFBLK ? O_EXCL : 0)
+        let flags = readOnly ? O_RDONLY : O_RDWR | (type == S_IFBLK && !isShared ? O_EXCL : 0)
         let number = unsafe open(path, flags | O_CLOEXEC)
         guard number >= 0 else {
             let code = errno
@@ -28,11 +28,16 @@ struct OpenedImage {
             let isUnreadable = unsafe access(path, R_OK) != 0
             throw ImageFailure(path, readOnly || isUnreadable ? .unreadable(code) : .unwritable(code))
         }
-        try self.init(path, Descriptor(owning: number), readOnly: readOnly)
+        try self.init(path, Descriptor(owning: number), readOnly: readOnly, isShared: isShared)
+    }
+
+    /// Shared by readers, or a writer's alone; false if somebody else has it.
+    static func lock(_ number: Int32, readOnly: Bool) -> Bool {
+        flock(number, (readOnly ? LOCK_SH : LOCK_EX) | LOCK_NB) == 0 || errno != EWOULDBLOCK
     }
 
     /// Takes a file that somebody else has opened; `path` is its name in messages.
-    init(_ path: String, _ descriptor: Descriptor, readOnly: Bool) throws(ImageFailure) {
+    init(_ path: String, _ descriptor: Descriptor, readOnly: Bool, isShared: Bool = false) throws(ImageFailure) {
         (self.path, self.descriptor) = (path, descriptor)
         let number = descriptor.number
         var status = stat()
@@ -41,9 +46,7 @@ struct OpenedImage {
         let end = lseek(number, 0, SEEK_END)
         guard end >= 0 else { throw ImageFailure(path, .unreadable(errno)) }
         size = UInt64(end)
-        if flock(number, (readOnly ? LOCK_SH : LOCK_EX) | LOCK_NB) != 0, errno == EWOULDBLOCK {
-            throw ImageFailure(path, .inUse)
-        }
+        guard isShared || Self.lock(number, readOnly: readOnly) else { throw ImageFailure(path, .inUse) }
         // Guests read in pieces of 2 to 64 KiB; a wider read-ahead saves waits. What it cannot do, it ignores.
         if readOnly { _ = posix_fadvise(number, 0, 0, POSIX_FADV_SEQUENTIAL) }
     }

@@ -1,6 +1,6 @@
 // The memory that a domain's hypervisor and back ends share for event channels between them.
 // Source: Xen's public/event_channel.h: an event is a bit that stands for any number of sends.
-// Modelled: ports of two-level channels (4096), both directions. Quirks: the guest's own pending and mask bits stay
+// Modelled: 4096 ports of the back ends' own, both directions. Quirks: the guest's own pending and mask bits stay
 // in its shared info page; these bits only carry sends from one process to the other.
 
 public import Host
@@ -68,7 +68,7 @@ public struct EventPages: @unchecked Sendable {
 
     // MARK: from the guest to a back end
 
-    /// Hypervisor: the guest has sent on `port`. Rings `doorbell` only if the back ends sleep.
+    /// Hypervisor: the guest has sent to a back end's `port`. Rings `doorbell` only if the back ends sleep.
     public func signalBackend(_ port: Int, doorbell: HostEvent) {
         set(port, Offset.toBackend, Offset.backendSummary)
         if asleep.pointee.load(ordering: .sequentiallyConsistent) != 0,
@@ -94,7 +94,7 @@ public struct EventPages: @unchecked Sendable {
 
     // MARK: from a back end to the guest
 
-    /// Back ends: sends on the guest's `port`; the vCPU to kick.
+    /// Back ends: sends by their own `port`; the vCPU to kick.
     public func notifyGuest(_ port: Int) -> Int {
         set(port, Offset.toGuest, Offset.guestSummary)
         guard port >= 0, port < Self.ports else { return 0 }

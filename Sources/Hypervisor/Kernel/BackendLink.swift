@@ -22,9 +22,17 @@ final class BackendLink {
         var vcpus: Int
         var grantFrames: Int
         var places: SpecialPlaces
+        /// Frames that are no RAM, with their offsets in the hypervisor's own.
+        var special: [SpecialPage]
+    }
+    private struct SpecialPage: Codable {
+        var frame: UInt64
+        var offset: Int
     }
     private struct Request: Codable {
+        /// A port of the guest's.
         var bind: Int?
+        /// A port of the back ends' own.
         var unbind: Int?
         /// Guest-physical address of a page with decoded code that was written.
         var modified: UInt64?
@@ -42,9 +50,10 @@ final class BackendLink {
     /// Hands the domain's memory over and waits until the back ends are set up.
     func meet(_ places: SpecialPlaces) throws {
         let memory = domain.memory
+        let special = domain.config.kind == .hvm ? SpecialFrame.all : []
         let hello = Hello(
             ramBytes: memory.ram.size, vcpus: domain.config.vcpus, grantFrames: GrantTable.maximumFrames,
-            places: places)
+            places: places, special: special.map { SpecialPage(frame: $0.guestFrame, offset: $0.index << 12) })
         let descriptors = [
             memory.ram.memory.descriptor, memory.ram.codeMap.descriptor, memory.frames.descriptor,
             domain.pages.memory.descriptor, domain.eventPages.memory.descriptor, doorbell.descriptor,
@@ -62,26 +71,25 @@ final class BackendLink {
                 reactor.unwatch(socket.descriptor.number)
                 return onEnd()
             }
-            let isDone = (try? JSONDecoder().decode(Request.self, from: Data(message))).map(carryOut) ?? false
-            try? socket.send([isDone ? 1 : 0])
+            let answer = (try? JSONDecoder().decode(Request.self, from: Data(message))).map(carryOut) ?? 0
+            try? socket.send([UInt8(truncatingIfNeeded: answer), UInt8(truncatingIfNeeded: answer >> 8)])
         }
     }
 
-    private func carryOut(_ request: Request) -> Bool {
+    /// 0: it could not be done; for a binding, the back ends' own port.
+    private func carryOut(_ request: Request) -> Int {
         if let port = request.bind {
             let (pages, doorbell) = (domain.eventPages, doorbell)
-            let isBound = domain.xen.events.attach(port, remotePort: UInt32(truncatingIfNeeded: port)) {
-                pages.signalBackend(port, doorbell: doorbell)
-            }
-            if isBound { domain.route(port, to: domain.xen.events.status(port)?.vcpu ?? 0) }
-            return isBound
+            let bound = domain.xen.events.attach(port) { pages.signalBackend($0, doorbell: doorbell) }
+            domain.xen.route(port)
+            return bound ?? 0
         }
         if let port = request.unbind {
             domain.xen.events.detach(port)
-            return true
+            return 1
         }
-        guard let address = request.modified else { return false }
+        guard let address = request.modified else { return 0 }
         domain.noteWritten(address & ~0xFFF, bytes: 4096)
-        return true
+        return 1
     }
 }

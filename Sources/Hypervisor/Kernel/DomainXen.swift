@@ -9,14 +9,9 @@ internal import Ioreq
 internal import Processor
 
 extension Domain: XenMachine {
-    /// An HVM guest without the platform device is to find plain hardware.
-    static func flavour(of config: DomainConfig) -> XenDomain.Flavour {
-        switch config.kind {
-        case .hvm: return config.xenPlatformPCI ? .hvm : .plain
-        case .pvh: return .hvm
-        case .pv: return .pv
-        }
-    }
+    /// `xen_platform_pci = 0` takes the platform device away and with it what drivers of disks and networks need;
+    /// the rest of Xen stays, as there.
+    static func flavour(of config: DomainConfig) -> XenDomain.Flavour { config.kind == .pv ? .pv : .hvm }
 
     func makeXen() -> XenDomain {
         guard let base = unsafe memory.frames.bytes.baseAddress else { preconditionFailure("frames are not mapped") }
@@ -45,7 +40,9 @@ extension Domain: XenMachine {
         let high = memory.ram.highSize
         return ((high > 0 ? GuestRAM.highStart + high : memory.ram.lowSize) >> 12) - 1
     }
-    var memoryMap: [E820Entry] { GuestMap(memory.ram).entries }
+    var memoryMap: [E820Entry] {
+        config.kind == .hvm ? GuestMap(memory.ram).boardEntries : GuestMap(memory.ram).entries
+    }
 
     func page(_ frame: UInt64) -> GuestArea? {
         guard frame < 1 << 40, let page = unsafe memory.ram.pointer(to: frame << 12, bytes: 4096) else { return nil }
@@ -77,7 +74,7 @@ extension Domain: XenMachine {
     func driveCallback(_ line: Int?, _ high: Bool) {
         if let line { chipset.driveCallback(line, high) }
     }
-    func route(_ port: Int, to vcpu: Int) { eventPages.route(port, to: vcpu) }
+    func route(_ remotePort: Int, to vcpu: Int) { eventPages.route(remotePort, to: vcpu) }
 
     /// Makes the ports pending that back ends have sent on. Called by vCPUs outside their engines.
     func takeNotifications() {
@@ -185,6 +182,17 @@ struct GuestMap {
     var consoleFrame: UInt64 { (low >> 12) - 2 }
     /// ACPI tables, below the special pages.
     var tables: UInt64 { low - Self.specialPages << 12 - Self.tableBytes }
+
+    /// As an HVM domain has it: firmware adds its own to that.
+    var boardEntries: [E820Entry] {
+        var entries = [
+            E820Entry(address: 0, size: 0xA_0000, type: 1), E820Entry(address: 0xF_0000, size: 0x1_0000, type: 2),
+            E820Entry(address: 0x10_0000, size: low - 0x10_0000, type: 1),
+            E820Entry(address: 0xFC00_0000, size: 0x400_0000, type: 2),
+        ]
+        if high > 0 { entries.append(E820Entry(address: GuestRAM.highStart, size: high, type: 1)) }
+        return entries
+    }
 
     var entries: [E820Entry] {
         let (tables, special) = (tables, low - Self.specialPages << 12)

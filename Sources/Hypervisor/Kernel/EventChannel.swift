@@ -1,9 +1,11 @@
 // Event channels, two-level: ports, what each is bound to, and the bits that the guest sees.
 // Source: Xen public/event_channel.h; xen/common/event_channel.c and event_2l.c (rules and errors).
 // Modelled: unbound, interdomain with domain 0, IPIs, virtual interrupts. Not modelled: physical interrupts, FIFO.
-// Quirks: port 0 is never given out; global virtual interrupts bind to vCPU 0.
+// Quirks: port 0 is never given out; global virtual interrupts bind to vCPU 0. A back end's end of a channel has a
+// number of its own and outlives the guest's end: Windows' drivers reset all ports and bind to it anew.
 
 internal import CXen
+internal import Ioreq
 internal import Synchronization
 
 final class EventChannels: Sendable {
@@ -18,13 +20,28 @@ final class EventChannels: Sendable {
     private struct Port {
         var binding: Binding
         var vcpu = 0
-        /// Tells the back end at the other end.
-        var signal: (@Sendable () -> Void)?
+    }
+
+    /// A back end's end of a channel.
+    private struct Remote {
+        /// The guest's port; nil while it waits for one.
+        var local: Int?
+        let signal: @Sendable (Int) -> Void
+    }
+
+    /// Both sides' ports.
+    private struct Table {
+        var ports: [Int: Port] = [:]
+        var remotes: [Int: Remote] = [:]
+        subscript(port: Int) -> Port? {
+            get { ports[port] }
+            set { ports[port] = newValue }
+        }
     }
 
     private let shared: SharedInfo
     private let domid: UInt16
-    private let ports = Mutex<[Int: Port]>([:])
+    private let ports = Mutex(Table())
 
     init(_ shared: SharedInfo, domid: UInt16) { (self.shared, self.domid) = (shared, domid) }
 
@@ -47,8 +64,15 @@ final class EventChannels: Sendable {
         try allocate(.unbound(remote: remote == 0x7FF0 ? domid : remote))
     }
 
-    /// Binds to a port of this very domain that waits for it (a loop); other domains have no ports here.
+    /// Binds to a back end's port that lost its other end, or to a port of this very domain that waits for it (a loop).
     func bindInterdomain(remote: UInt16, port remotePort: Int) throws(XenError) -> Int {
+        if remote == 0 {
+            let waits = ports.withLock { $0.remotes[remotePort].map { $0.local == nil } ?? false }
+            guard waits else { throw .invalid }
+            let local = try allocate(.interdomain(remote: 0, port: UInt32(truncatingIfNeeded: remotePort)))
+            ports.withLock { $0.remotes[remotePort]?.local = local }
+            return local
+        }
         guard remote == domid || remote == 0x7FF0 else { throw .noSuchProcess }
         let waits = ports.withLock { $0[remotePort]?.binding == .unbound(remote: domid) }
         guard waits else { throw .invalid }
@@ -87,38 +111,51 @@ final class EventChannels: Sendable {
     }
 
     func close(_ port: Int) throws(XenError) {
-        guard let closed = ports.withLock({ $0.removeValue(forKey: port) }) else { throw .invalid }
+        guard let closed = ports.withLock({ $0.ports.removeValue(forKey: port) }) else { throw .invalid }
         clearPending(port)
-        // A loop's other end waits again.
-        if case .interdomain(let remote, let other) = closed.binding, remote == domid {
-            ports.withLock { $0[Int(other)]?.binding = .unbound(remote: domid) }
+        guard case .interdomain(let remote, let other) = closed.binding else { return }
+        // The other end waits again.
+        ports.withLock {
+            if remote == domid { $0[Int(other)]?.binding = .unbound(remote: domid) }
+            if remote == 0, $0.remotes[Int(other)]?.local == port { $0.remotes[Int(other)]?.local = nil }
         }
     }
 
     func closeAll() {
-        for port in ports.withLock({ Array($0.keys) }) { try? close(port) }
+        for port in ports.withLock({ Array($0.ports.keys) }) { try? close(port) }
     }
 
-    /// A back end takes the other end of a port that waits for it, or of one it had before. `signal` tells it.
-    func attach(_ port: Int, remote: UInt16 = 0, remotePort: UInt32, signal: @escaping @Sendable () -> Void) -> Bool {
+    /// A back end takes the other end of a port that waits for it, or of one it had before. Its own port's number,
+    /// which `signal` gets with each event.
+    func attach(_ port: Int, signal: @escaping @Sendable (Int) -> Void) -> Int? {
         ports.withLock { ports in
             switch ports[port]?.binding {
-            case .unbound(remote), .interdomain(remote, _):
-                ports[port]?.binding = .interdomain(remote: remote, port: remotePort)
-                ports[port]?.signal = signal
-                return true
-            default: return false
+            case .unbound(0): break
+            case .interdomain(0, let old): ports.remotes[Int(old)] = nil
+            default: return nil
             }
+            guard let free = (1..<EventPages.ports).first(where: { ports.remotes[$0] == nil }) else { return nil }
+            ports.remotes[free] = Remote(local: port, signal: signal)
+            ports[port]?.binding = .interdomain(remote: 0, port: UInt32(free))
+            return free
         }
     }
 
-    /// The back end has gone.
-    func detach(_ port: Int) {
+    /// The back end gives its port up.
+    func detach(_ remotePort: Int) {
         ports.withLock { ports in
-            guard case .interdomain(let remote, _) = ports[port]?.binding else { return }
-            ports[port]?.binding = .unbound(remote: remote)
-            ports[port]?.signal = nil
+            guard let remote = ports.remotes.removeValue(forKey: remotePort), let local = remote.local else { return }
+            ports[local]?.binding = .unbound(remote: 0)
         }
+    }
+
+    /// The guest's port at the other end of a back end's.
+    func local(of remotePort: Int) -> Int? { ports.withLock { $0.remotes[remotePort]?.local } }
+
+    /// The back end's port at the other end of the guest's.
+    func remote(of port: Int) -> Int? {
+        guard case .interdomain(0, let remote) = status(port)?.binding else { return nil }
+        return Int(remote)
     }
 
     // MARK: looking
@@ -128,7 +165,7 @@ final class EventChannels: Sendable {
     }
 
     func port(virq: Int, vcpu: Int) -> Int? {
-        ports.withLock { $0.first { $0.value.binding == .virq(virq) && $0.value.vcpu == vcpu }?.key }
+        ports.withLock { $0.ports.first { $0.value.binding == .virq(virq) && $0.value.vcpu == vcpu }?.key }
     }
 
     /// What EVTCHNOP_send does: another local port becomes pending (its number), or the back end is told.
@@ -137,7 +174,10 @@ final class EventChannels: Sendable {
             guard let entry = ports[port] else { return (nil, nil, false) }
             switch entry.binding {
             case .ipi: return (port, nil, true)
-            case .interdomain(let remote, let other): return (remote == domid ? Int(other) : nil, entry.signal, true)
+            case .interdomain(domid, let other): return (Int(other), nil, true)
+            case .interdomain(_, let other):
+                let signal = ports.remotes[Int(other)]?.signal
+                return (nil, { signal?(Int(other)) }, true)
             case .unbound: return (nil, nil, true)
             case .virq: return (nil, nil, false)
             }
@@ -198,6 +238,7 @@ extension Hypercall {
             let port = try xen.events.bindInterdomain(remote: call.u16(0), port: Int(call.u32(4)))
             call.set(UInt32(port), at: 8)
             try write(call.bytes, address)
+            xen.route(port)
             xen.deliver(port)
         case EVTCHNOP_bind_virq:
             var call = try read(address, 12)
@@ -215,7 +256,7 @@ extension Hypercall {
             let call = try read(address, 8)
             let vcpu = try target(call.u32(4))
             try xen.events.bind(Int(call.u32(0)), vcpu: vcpu)
-            machine.route(Int(call.u32(0)), to: vcpu)
+            xen.route(Int(call.u32(0)))
         case EVTCHNOP_unmask:
             if let vcpu = try xen.events.unmask(Int(try read(address, 4).u32(0))) { xen.announce(vcpu) }
         case EVTCHNOP_reset:

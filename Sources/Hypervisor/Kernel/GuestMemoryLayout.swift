@@ -43,7 +43,7 @@ struct GuestMemoryLayout: Equatable, Sendable {
     /// Closed, it keeps bit 20 of all that the CPU addresses low: odd megabytes are the even ones below them.
     var isA20Open = true
     var addressMask: UInt64 { isA20Open ? .max : ~0x10_0000 }
-    /// Where the guest put frames of the hypervisor's, by their number: 0 shared info, then the grant table.
+    /// Where the guest put frames of the hypervisor's, by their number: 0 shared info, then the grant table and special pages.
     var frames: [Int: UInt64] = [:]
 
     init(ramBytes: UInt64, romBytes: UInt64, videoBytes: UInt64) {

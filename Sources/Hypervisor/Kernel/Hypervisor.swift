@@ -54,7 +54,11 @@ public final class Hypervisor {
 
     /// Waits for the domain's other processes, then runs the domain until it ends.
     public func run(paused: Bool, ready: (SpecialPlaces?) throws -> Void) throws -> EndReason {
-        if config.kind == .hvm { try meetDeviceModel() } else { try build() }
+        let start = config.kind == .hvm ? nil : try build()
+        if config.kind == .hvm { try meetDeviceModel() }
+        // The emulated disks are locked by now; back ends take those that guests unplug.
+        try meetBackends()
+        if let start { domain.begin(start) }
         try watch()
         try Confinement.hypervisor.enter(as: "hypervisor")
         try domain.start(paused: paused)
@@ -77,13 +81,18 @@ public final class Hypervisor {
         }
     }
 
-    /// Lays a PVH domain into memory and meets its back ends.
-    private func build() throws {
+    /// Lays a PVH domain into memory; how its first vCPU starts.
+    private func build() throws -> FlatStart {
         guard config.kind == .pvh else { throw SetupFailure("type='pv' is not supported yet") }
+        guard backend != nil else { throw SetupFailure("there is no socket to the back ends") }
         domain.pages.isPeerGone = true
-        let start = try domain.buildPVH()
+        return try domain.buildPVH()
+    }
+
+    /// An HVM domain can do without back ends; its guest then finds no xenstore.
+    private func meetBackends() throws {
+        guard let backend else { return }
         let places = try domain.bindSpecialPages()
-        guard let backend else { throw SetupFailure("there is no socket to the back ends") }
         let link = try BackendLink(backend, domain)
         try link.meet(places)
         link.attach(to: reactor) { [domain] in
@@ -91,7 +100,6 @@ public final class Hypervisor {
             domain.finish(.crash)
         }
         (self.link, self.places) = (link, places)
-        domain.begin(start)
     }
 
     private func watch() throws {

@@ -8,11 +8,24 @@ internal import Ioreq
 internal import Processor
 internal import Synchronization
 
+/// Pages of an HVM domain that are no RAM: rings for xenstore and the console, where Xen's toolstack has them
+/// (xc_hvm_build_x86.c: eight pages below 0xFF000000, these the fifth and the last).
+struct SpecialFrame: Sendable {
+    /// Among the hypervisor's own frames.
+    var index: Int
+    var guestFrame: UInt64
+    static let store = SpecialFrame(index: 1 + GrantTable.maximumFrames, guestFrame: 0xFEFFC)
+    static let console = SpecialFrame(index: 2 + GrantTable.maximumFrames, guestFrame: 0xFEFFF)
+    static let all = [store, console]
+    /// Frames of the hypervisor's own in all.
+    static let end = 3 + GrantTable.maximumFrames
+}
+
 @safe final class Memory: Sendable {
     let ram: GuestRAM
     let rom: SharedMemory
     let video: SharedMemory
-    /// The hypervisor's own frames: shared info, then the grant table.
+    /// The hypervisor's own frames: shared info, then the grant table, then those of `SpecialFrame`.
     let frames: SharedMemory
     let map = PhysicalMap()
     private let layout: Mutex<GuestMemoryLayout>
@@ -26,12 +39,15 @@ internal import Synchronization
         let image = config.kind == .hvm ? try Self.firmware(config.firmwareDirectory + "/bios-256k.bin") : []
         ram = try GuestRAM.make(size: bytes)
         video = try SharedMemory(named: "apus-video", size: config.display.videoMemory << 20)
-        frames = try SharedMemory(named: "apus-frames", size: (1 + GrantTable.maximumFrames) * 4096)
+        frames = try SharedMemory(named: "apus-frames", size: SpecialFrame.end << 12)
         rom = try SharedMemory(named: "apus-bios", size: max(image.count, 4096))
         unsafe rom.bytes.copyBytes(from: image)
-        layout = Mutex(
-            GuestMemoryLayout(
-                ramBytes: bytes, romBytes: UInt64(image.count), videoBytes: UInt64(config.display.videoMemory) << 20))
+        var layout = GuestMemoryLayout(
+            ramBytes: bytes, romBytes: UInt64(image.count), videoBytes: UInt64(config.display.videoMemory) << 20)
+        if config.kind == .hvm {
+            for special in SpecialFrame.all { layout.frames[special.index] = special.guestFrame << 12 }
+        }
+        self.layout = Mutex(layout)
         rebuild()
     }
 

@@ -40,9 +40,12 @@ extension Domain {
     /// Ports and pages of xenstore and console, told to the guest by parameters and grants.
     func bindSpecialPages() throws(XenError) -> SpecialPlaces {
         let map = GuestMap(memory.ram)
+        let isHVM = config.kind == .hvm
         let places = SpecialPlaces(
-            storeFrame: map.storeFrame, storePort: try xen.events.allocateUnbound(remote: 0),
-            consoleFrame: map.consoleFrame, consolePort: try xen.events.allocateUnbound(remote: 0))
+            storeFrame: isHVM ? SpecialFrame.store.guestFrame : map.storeFrame,
+            storePort: try xen.events.allocateUnbound(remote: 0),
+            consoleFrame: isHVM ? SpecialFrame.console.guestFrame : map.consoleFrame,
+            consolePort: try xen.events.allocateUnbound(remote: 0))
         xen.parameters[HVM_PARAM_CONSOLE_PFN] = places.consoleFrame
         xen.parameters[HVM_PARAM_CONSOLE_EVTCHN] = UInt64(places.consolePort)
         xen.grants.set(0, frame: places.consoleFrame, domid: 0)

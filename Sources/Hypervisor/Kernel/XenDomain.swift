@@ -32,8 +32,8 @@ protocol XenMachine: AnyObject, Sendable {
     /// Drives an interrupt line on behalf of the callback; nil: none.
     func driveCallback(_ line: Int?, _ high: Bool)
     func isUp(_ vcpu: Int) -> Bool
-    /// The vCPU that is to be kicked for a back end's events.
-    func route(_ port: Int, to vcpu: Int)
+    /// The vCPU that is to be kicked for events from a back end's port.
+    func route(_ remotePort: Int, to vcpu: Int)
     func bringUp(_ vcpu: Int, _ start: FlatStart)
     func takeDown(_ vcpu: Int)
     func sendNMI(_ vcpu: Int)
@@ -105,8 +105,15 @@ final class XenDomain: @unchecked Sendable {
         if let port = events.port(virq: virq, vcpu: vcpu) { deliver(port) }
     }
 
-    /// A back end signals the guest's port.
-    func notify(_ port: Int) { deliver(port) }
+    /// A back end signals by its port.
+    func notify(_ remotePort: Int) {
+        if let port = events.local(of: remotePort) { deliver(port) }
+    }
+
+    /// Tells the back end at the other end of a port which vCPU is to hear of its events.
+    func route(_ port: Int) {
+        if let remote = events.remote(of: port) { machine.route(remote, to: events.status(port)?.vcpu ?? 0) }
+    }
 
     /// evtchn_upcall_pending went from 0 to 1.
     func announce(_ vcpu: Int) {

@@ -2,7 +2,7 @@
 // Source: xl(1), "console": ctrl-] leaves.
 // Modelled: several users at once, all of whom see the same and may type.
 // Quirks: a pty gives each byte to one reader only, so the first user passes on what it reads to the others
-//     over `console.sock`; when it leaves, the next one takes its place.
+//     over a socket beside the link; when it leaves, the next one takes its place.
 
 internal import Foundation
 internal import Host
@@ -13,10 +13,13 @@ struct ConsoleClient {
     /// ctrl-]
     private static let escape: UInt8 = 0x1D
 
-    private let directory: DomainDirectory
-    private var socket: String { directory.path + "/console.sock" }
+    /// The console's link to its pty; its users meet beside it.
+    private let terminal: String
+    private var socket: String { terminal + ".sock" }
 
-    init(_ directory: DomainDirectory) { self.directory = directory }
+    init(_ directory: DomainDirectory, terminal: String? = nil) {
+        self.terminal = terminal ?? directory.console
+    }
 
     /// Until the user leaves or the domain ends. The exit code.
     func run() throws(ToolstackError) -> Int32 {
@@ -25,11 +28,11 @@ struct ConsoleClient {
         var attached = false
         do {
             for attempt in 0... {
-                guard FileManager.default.fileExists(atPath: directory.console) else {
+                guard FileManager.default.fileExists(atPath: self.terminal) else {
                     if attached { return 0 }
                     throw ToolstackError("the domain has no console (set serial='pty')")
                 }
-                guard let lock = try? HostFile.open(directory.path + "/console.lock", [.readWrite, .create]) else {
+                guard let lock = try? HostFile.open(self.terminal + ".lock", [.readWrite, .create]) else {
                     return 0
                 }
                 let end: End
@@ -63,7 +66,7 @@ struct ConsoleClient {
 
     /// As the first user: between the pty, the own terminal and the other users.
     private func serve(attached: inout Bool) throws -> End {
-        let pty = try HostFile.open(directory.console, [.readWrite, .noTerminal])
+        let pty = try HostFile.open(terminal, [.readWrite, .noTerminal])
         attached = true
         let raw = RawTerminal(pty.number)
         defer { withExtendedLifetime(raw) {} }

@@ -37,7 +37,10 @@ public struct DomainDirectory: Equatable, Sendable {
     public var deviceModel: String { path + "/device-model.sock" }
     public var monitor: String { path + "/monitor.sock" }
     public var backend: String { path + "/backend.sock" }
+    /// The first console: COM1 of a domain with a board, else Xen's.
     public var console: String { path + "/console" }
+    /// Xen's console.
+    public func pvConsole(of kind: DomainConfig.Kind) -> String { kind == .hvm ? path + "/pv-console" : console }
     public var vnc: String { path + "/vnc" }
     public var lock: String { path + "/lock" }
     public func log(of program: String) -> String { "\(path)/\(program).log" }

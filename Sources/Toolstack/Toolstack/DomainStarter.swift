@@ -29,7 +29,7 @@ public struct DomainStarter: Sendable {
                 config.domid = domid
                 try check(config, against: living)
                 let made = try run.makeDomain(config, settings: settings)
-                let store = config.kind == .hvm ? nil : try run.openStore(programs: programs)
+                let store = try run.openStore(programs: programs)
                 return (config, made.directory, made.lock, store)
             }
             // Until the monitor has its own connection, this one keeps the store running.

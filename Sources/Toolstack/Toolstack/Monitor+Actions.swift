@@ -82,7 +82,7 @@ extension Monitor {
             config = unloaded(try directory.readConfig())
             config.name = record.name
             config.domid = try run.allocateDomid()
-            if config.kind != .hvm { storeKeeper = try run.openStore(programs: programs) }
+            storeKeeper = try run.openStore(programs: programs)
             return try run.makeDomain(config, settings: try directory.readSettings())
         }
         remove()

@@ -10,7 +10,7 @@ internal import Host
 extension Monitor {
     func onStatus(of member: Member) {
         if let sentence = member.error, phase == .starting { fail(member.program, sentence) }
-        if phase == .starting, members.count == 2, members.allSatisfy(\.isReady) { announce() }
+        if phase == .starting, members.count == memberCount, members.allSatisfy(\.isReady) { announce() }
         guard member.program == .hypervisor, let exit = member.exit else { return }
         reason = reason ?? exit
         if phase == .starting && member.isReady {

@@ -143,17 +143,19 @@ public final class Monitor {
     }
 
     private func startMembers() throws {
-        let (first, second) = try MessageSocket.pair()
-        guard config.kind != .hvm else {
-            try start(.deviceModel, [second.descriptor.number])
-            return try start(.hypervisor, [first.descriptor.number], startsPaused ? ["--paused"] : [])
-        }
         let service = try DomainService(run, domid: record.domid, uuid: record.uuid)
         self.service = service
-        try start(.backend, [second.descriptor.number, service.ring.number, service.backend.number])
+        let models = config.kind == .hvm ? try MessageSocket.pair() : nil
+        let backends = try MessageSocket.pair()
+        if let models { try start(.deviceModel, [models.1.descriptor.number]) }
+        try start(.backend, [backends.1.descriptor.number, service.ring.number, service.backend.number])
         // It stands until its nodes are in the store.
-        try start(.hypervisor, [nil, first.descriptor.number], ["--backend", "--paused"])
+        try start(
+            .hypervisor, [models?.0.descriptor.number, backends.0.descriptor.number], ["--backend", "--paused"])
     }
+
+    /// How many processes a domain of this kind has.
+    var memberCount: Int { config.kind == .hvm ? 3 : 2 }
 
     private func start(_ program: Member.Program, _ peers: [Int32?], _ options: [String] = []) throws {
         let member = try Member(program, programs: programs, directory: directory, peers: peers, options: options)
@@ -202,9 +204,19 @@ public final class Monitor {
         (places.storePort, places.storeFrame) = (known.storePort, known.storeFrame)
         (places.consolePort, places.consoleFrame) = (known.consolePort, known.consoleFrame)
         places.startTime = record.created
-        places.consoleTerminal = try? FileManager.default.destinationOfSymbolicLink(atPath: directory.console)
+        places.consoleTerminal = Self.terminal(directory.pvConsole(of: config.kind))
+        if config.kind == .hvm {
+            places.deviceModel = record.deviceModel
+            places.serialTerminal = Self.terminal(directory.console)
+            places.vnc = directory.vncAddress.map { ($0.host, $0.port) }
+        }
         try service.publish(config, places)
         if !startsPaused { _ = try Control.ask(directory.control, ControlRequest("unpause")) }
+    }
+
+    /// What a console's link leads to.
+    private static func terminal(_ link: String) -> String? {
+        try? FileManager.default.destinationOfSymbolicLink(atPath: link)
     }
 
     func tell(_ line: StatusLine) {

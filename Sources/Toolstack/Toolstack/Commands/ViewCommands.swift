@@ -15,18 +15,22 @@ extension Command {
         run: { session, options throws(ToolstackError) in
             let record = try session.guest(options.operands[0])
             let kind = (try? session.run.directory(of: record.domid).readConfig())?.kind ?? .hvm
-            // A domain has one kind of console: serial ports with a board, else the PV console.
-            let own = kind == .hvm ? "serial" : "pv"
-            let type = options.value("t") ?? own
+            // Serial ports come with a board, and are then the first console; Xen's is there always.
+            let type = options.value("t") ?? (kind == .hvm ? "serial" : "pv")
             guard ["serial", "pv", "vuart"].contains(type) else {
                 throw ToolstackError("console type supported are: pv, serial, vuart", exitCode: 2, isVerbatim: true)
             }
-            guard type == own else { throw ToolstackError("domain \(record.name) has no \(type) console") }
+            guard type == "pv" || type == "serial" && kind == .hvm else {
+                throw ToolstackError("domain \(record.name) has no \(type) console")
+            }
             guard let number = Int(options.value("n") ?? "0") else {
                 throw ToolstackError("`-n' needs a number", exitCode: 2)
             }
             guard number == 0 else { throw ToolstackError("domain \(record.name) has no console \(number)") }
-            return try ConsoleClient(session.run.directory(of: record.domid)).run()
+            let directory = session.run.directory(of: record.domid)
+            return try ConsoleClient(
+                directory, terminal: type == "pv" ? directory.pvConsole(of: kind) : directory.console
+            ).run()
         })
 
     static let vncviewer = Command(
