@@ -30,7 +30,11 @@ private final class Rig {
             roms: BoardROMs(), drives: drives, time: 0, outputs: outputs)
         heard = { [unowned self] in log.append($0) }
         machine.onUnpluggedDisks = { [unowned self] in isFree = true }
-        // Both cables answer at their usual ports.
+        decodeCables()
+    }
+
+    /// Both cables answer at their usual ports.
+    func decodeCables() {
         config(1, 1, 0x40, 4, 0x8000_8000)
         config(1, 1, 0x04, 2, 1)
     }
@@ -116,6 +120,7 @@ private final class Rig {
         rig.out(0x177, 0xA1)
         #expect(rig.in(0x177) == 0x58, "IDENTIFY PACKET DEVICE is answered")
         rig.machine.board.reset(.powerOn)
+        rig.decodeCables()
         #expect(rig.status(0, 0) == 0, "a reset brings nothing back")
     }
 

@@ -47,6 +47,19 @@ enum Site {
         return file
     }
 
+    /// A copy of the Linux CD whose kernel gets more parameters.
+    static func linuxCD(_ parameters: String, named name: String) throws -> URL {
+        var bytes = try Data(contentsOf: guests.appendingPathComponent("linux.iso"))
+        let end = Data("panic=-1\n\(String(repeating: "#", count: 200))".utf8)
+        guard let range = bytes.range(of: end) else { throw Domain.Failure(description: "the CD has no room") }
+        let line = "panic=-1 \(parameters)\n"
+        let rest = String(repeating: "#", count: end.count - line.utf8.count)
+        bytes.replaceSubrange(range, with: Data((line + rest).utf8))
+        let file = run.appendingPathComponent("\(name).iso")
+        try bytes.write(to: file)
+        return file
+    }
+
     static func xl(_ arguments: String...) throws -> (status: Int32, output: String, error: String) {
         try run(programs.appendingPathComponent("xl"), arguments)
     }
@@ -154,6 +167,9 @@ final class Domain {
 
     /// The guest's serial console, opened as a terminal is.
     func console() throws -> Console { try Console(directory.appendingPathComponent("console").path) }
+
+    /// Xen's console of a domain that has a serial one as well.
+    func pvConsole() throws -> Console { try Console(directory.appendingPathComponent("pv-console").path) }
 }
 
 /// The host's end of the guest's COM1.

@@ -9,34 +9,37 @@ import Testing
 extension Guests {
     @Suite("A PVH guest beside Xen's", .serialized) struct XenComparisonTests {
         /// Nodes whose values are the host's or the start's.
-        private static let varying = [
+        static let varying = [
             "/frontend-id$", "/params$", "/physical-device-path$", "/sectors$", "/ring-ref$", "/tty$", "/domid$",
             "/name$", "/start_time$", "^/local/domain/0/memory/", "/event-channel$", "^/libxl/N/type$",
             "^/tool/xenstored$", "/multi-queue-max-queues$",
         ]
         /// What Xen has and this guest has not: interfaces, loop devices, a Linux as Domain-0, a PV kernel.
-        private static let absent = [
+        static let absent = [
             "/vif", "^/@", "/51712/(node|physical-device)$", "^/local/domain/0/(control|device-model)",
             "^/vm/UUID/image",
         ]
 
-        private static func matches(_ path: String, _ patterns: [String]) -> Bool {
+        static func matches(_ path: String, _ patterns: [String]) -> Bool {
             patterns.contains { path.range(of: $0, options: .regularExpression) != nil }
         }
 
         /// Path to value and permissions, with the domain's number as N and its UUID as UUID.
-        private func nodes(_ listing: String, domid: Int, uuid: String) -> [String: String] {
+        static func nodes(
+            _ listing: String, domid: Int, uuid: String, absent: [String] = absent, varying: [String] = varying
+        ) -> [String: String] {
             var nodes: [String: String] = [:]
             for line in listing.split(separator: "\n") {
                 guard let equals = line.range(of: " = "), let permissions = line.range(of: "   (") else { continue }
                 let path = line[..<equals.lowerBound].replacing(uuid, with: "UUID")
                     .replacingOccurrences(
-                        of: "^(/local/domain/0/backend/[a-z]+|/local/domain|/libxl)/\(domid)(?=/|$)", with: "$1/N",
+                        of: "^(/local/domain/0/(?:backend/[a-z]+|device-model)|/local/domain|/libxl)/\(domid)(?=/|$)",
+                        with: "$1/N",
                         options: .regularExpression)
-                if Self.matches(path, Self.absent) { continue }
+                if matches(path, absent) { continue }
                 var value = line[equals.upperBound..<permissions.lowerBound].replacing(uuid, with: "UUID")
                     .replacingOccurrences(of: "/\(domid)(?=/|\")", with: "/N", options: .regularExpression)
-                if Self.matches(path, Self.varying) { value = "" }
+                if matches(path, varying) { value = "" }
                 let rights = line[permissions.lowerBound...].replacingOccurrences(
                     of: "([nr])\(domid)\\b", with: "$1N", options: .regularExpression)
                 nodes[path] = value + rights
@@ -65,13 +68,22 @@ extension Guests {
             let (domain, console) = try boot("tree", memory: 128)
             // The disk's driver is a module that loads last.
             try console.wait(for: "guest#")
-            let path = Site.root.appendingPathComponent("Tests/Fixtures/xenstore/pv2.txt")
+            try Self.compare(domain, with: "pv2", domid: 4, uuid: "5bfac518-8197-4b98-9500-ce520f2b2bde")
+        }
+
+        /// Compares the store with a capture of Xen's, both ways.
+        static func compare(
+            _ domain: Domain, with capture: String, domid: Int, uuid: String, absent: [String] = absent,
+            varying: [String] = varying
+        ) throws {
+            let path = Site.root.appendingPathComponent("Tests/Fixtures/xenstore/\(capture).txt")
             let theirs = nodes(
-                try String(contentsOf: path, encoding: .utf8), domid: 4, uuid: "5bfac518-8197-4b98-9500-ce520f2b2bde")
+                try String(contentsOf: path, encoding: .utf8), domid: domid, uuid: uuid, absent: absent,
+                varying: varying)
             setenv("XENSTORED_PATH", Site.run.appendingPathComponent("xenstored/socket").path, 1)
             let listing = try Site.run(URL(fileURLWithPath: "/usr/bin/xenstore-ls"), ["-fp"]).output
-            let uuid = try #require(listing.firstMatch(of: /\/vm\/([-0-9a-f]{36})/)).output.1
-            let ours = nodes(listing, domid: domain.id, uuid: String(uuid))
+            let own = try #require(listing.firstMatch(of: /\/vm\/([-0-9a-f]{36})/)).output.1
+            let ours = nodes(listing, domid: domain.id, uuid: String(own), absent: absent, varying: varying)
             #expect(theirs.count > 100)
             for (path, text) in theirs { #expect(ours[path] == text, "\(path)") }
             for path in ours.keys { #expect(theirs[path] != nil, "\(path) is not in Xen's tree") }

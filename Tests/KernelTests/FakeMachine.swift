@@ -37,11 +37,19 @@ final class FakeMachine: XenMachine, @unchecked Sendable {
     }
     func discard(_ frame: UInt64) { actions.append("discard \(frame)") }
     func place(_ index: Int, at frame: UInt64?) { actions.append("place \(index) at \(frame ?? 0)") }
+    func unplace(_ frame: UInt64) -> Bool {
+        actions.append("unplace \(frame)")
+        return frame == 99
+    }
     func kick(_ vcpu: Int) { actions.append("kick \(vcpu)") }
     func raise(vector: UInt8, vcpu: Int) { actions.append("vector \(vector) to \(vcpu)") }
     var held: Set<UInt8> = []
     func holds(vector: UInt8, vcpu: Int) -> Bool { held.contains(vector) }
-    func driveCallback(_ line: Int?, _ high: Bool) { actions.append("line \(line ?? -1) \(high)") }
+    private var callback: HVMParameters.Callback?
+    func driveCallback(_ next: HVMParameters.Callback?) {
+        if next != callback { actions.append(next.map { "\($0) high" } ?? "low") }
+        callback = next
+    }
     func route(_ port: Int, to vcpu: Int) {}
     func isUp(_ vcpu: Int) -> Bool { up.contains(vcpu) }
     func bringUp(_ vcpu: Int, _ start: FlatStart) { actions.append("up \(vcpu) at \(start.entry)") }

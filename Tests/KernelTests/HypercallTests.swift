@@ -368,7 +368,7 @@ import Testing
     func callbacks() {
         #expect(HVMParameters.callback(0) == .none)
         #expect(HVMParameters.callback(9) == .line(9))
-        #expect(HVMParameters.callback(1 << 56 | 3 << 11 | 1) == .line(16 + 13))
+        #expect(HVMParameters.callback(1 << 56 | 3 << 11 | 1) == .pin(device: 3, pin: 1))
         #expect(HVMParameters.callback(2 << 56 | 0xF3) == .vector(0xF3))
         let guest = Caller()
         guest.structured(34, 0, (0x7FF0, 4), (0, 4), (2 << 56 | 0xF3, 8))
@@ -378,6 +378,48 @@ import Testing
         guest.structured(34, 23, (0, 4), (0x40, 4))
         #expect(guest.xen.callbackVector(0) == nil && guest.machine.take().contains("vector 64 to 0"))
         #expect(guest.structured(34, 0, (0x7FF0, 4), (17, 4), (5, 8)) == -1, "the console's page is not the guest's")
+    }
+
+    @Test("A callback's level follows what is pending at vCPU 0, until a vector of its own takes over")
+    func level() {
+        let guest = Caller()
+        let callback = { (value: UInt64) in _ = guest.structured(34, 0, (0x7FF0, 4), (0, 4), (value, 8)) }
+        let clear = {
+            guest.page.clearBit(2048 * 8 + 1)
+            guest.page.write([UInt8](repeating: 0, count: 16), at: 0)
+        }
+        let high = { guest.machine.take().contains { $0.hasSuffix("high") } }
+        callback(1 << 56 | 2 << 11)
+        guest.structured(32, 7, (0, 4), (0, 4))
+        guest.structured(32, 4, (1, 4))
+        #expect(guest.machine.take().first == "pin(device: 2, pin: 0) high")
+        guest.xen.attend(0, hasInterrupt: false)
+        #expect(guest.machine.take() == [], "still pending")
+        clear()
+        guest.xen.attend(0, hasInterrupt: false)
+        #expect(guest.machine.take() == ["low"])
+        callback(5)
+        guest.structured(32, 4, (1, 4))
+        #expect(guest.machine.take().first == "line(5) high")
+        guest.structured(34, 23, (0, 4), (0x40, 4))
+        #expect(guest.machine.take().first == "low")
+        clear()
+        guest.structured(32, 4, (1, 4))
+        #expect(!high(), "the vector goes first")
+        callback(0)
+        guest.page.write([1], at: 0)
+        callback(5)
+        #expect(!high())
+    }
+
+    @Test("What the hypervisor shows in guest memory can be taken away again")
+    func unplacing() {
+        let guest = Caller()
+        #expect(guest.structured(12, 15, (0x7FF0, 8), (99, 8)) == 0)
+        #expect(guest.machine.take() == ["unplace 99"])
+        #expect(guest.structured(12, 15, (0x7FF0, 8), (100, 8)) == -22)
+        #expect(guest.structured(12, 15, (0x7FF0, 8), (5, 8)) == 0)
+        #expect(guest.machine.take() == ["unplace 100", "unplace 5", "discard 5"])
     }
 
     @Test("Multicalls: results in place, none within another")

@@ -14,10 +14,12 @@ public struct BlockDescription: Sendable {
     /// The back end's directory, /local/domain/0/backend/vbd/DOMAIN/DEVICE.
     public var path: String
     public var isCDROM: Bool
+    /// It offers no more than QEMU's back end does, and says at once what the medium is.
+    public var isPlain: Bool
     public var limits: BlockLimits
 
-    public init(path: String, isCDROM: Bool = false, limits: BlockLimits = BlockLimits()) {
-        (self.path, self.isCDROM, self.limits) = (path, isCDROM, limits)
+    public init(path: String, isCDROM: Bool = false, isPlain: Bool = false, limits: BlockLimits = BlockLimits()) {
+        (self.path, self.isCDROM, self.isPlain, self.limits) = (path, isCDROM, isPlain, limits)
     }
 }
 
@@ -97,6 +99,12 @@ public final class BlockBackend {
 
     /// Values are those of Linux's blkback.
     private func features() throws(StoreFailure) -> [(String, String)] {
+        if description.isPlain {
+            return [
+                ("feature-flush-cache", "1"), ("max-ring-page-order", "\(description.limits.ringPageOrder)"),
+                ("sectors", "\(sectors)"), ("sector-size", "\(BlockEngine.sectorBytes)"), ("info", "\(information)"),
+            ]
+        }
         var features = [
             ("feature-flush-cache", "1"), ("feature-barrier", "1"), ("feature-persistent", "1"),
             ("feature-max-indirect-segments", "\(BlockEngine.indirectSegments)"),
@@ -116,7 +124,8 @@ public final class BlockBackend {
 
     /// VDISK_*.
     private var information: Int32 {
-        (description.isCDROM ? VDISK_CDROM | VDISK_REMOVABLE : 0) | (medium.isReadOnly ? VDISK_READONLY : 0)
+        let removable = description.isPlain ? 0 : VDISK_REMOVABLE
+        return (description.isCDROM ? VDISK_CDROM | removable : 0) | (medium.isReadOnly ? VDISK_READONLY : 0)
     }
 
     private func look() {

@@ -70,18 +70,19 @@ final class BlockDevices {
         let isReadOnly = try store.read("\(path)/mode") != "w"
         guard !target.isEmpty else { return }
         let device = try store.read("\(path)/dev") ?? ""
+        let isPlain = isCDROM && base.contains("/qdisk/")
         let isShared = !isCDROM && isEmulated(device)
         do {
             let medium = try DiskImage(
                 target, for: isCDROM ? .cdrom : .disk, readOnly: isReadOnly, isShared: isShared, on: reactor)
             let device = BlockBackend(
-                BlockDescription(path: path, isCDROM: isCDROM, limits: limits), medium: medium, store: store,
-                grants: link.grants, ports: link)
+                BlockDescription(path: path, isCDROM: isCDROM, isPlain: isPlain, limits: limits), medium: medium,
+                store: store, grants: link.grants, ports: link)
             device.onWork = { [weak self] in _ = self?.busy.insert(name) }
             device.onReport = { [weak self] in self?.onReport($0) }
             device.onEnd = { [weak self] in _ = self?.devices.removeValue(forKey: name) }
             devices[name] = device
-            try store.write("\(path)/physical-device-path", target)
+            if !isPlain { try store.write("\(path)/physical-device-path", target) }
             try store.write("\(path)/hotplug-status", "connected")
             try device.start()
         } catch let error as ImageFailure {

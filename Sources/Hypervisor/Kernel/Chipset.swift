@@ -195,7 +195,7 @@ final class Chipset: @unchecked Sendable {
 
     func holds(vector: UInt8, vcpu: Int) -> Bool { with(nil) { $0.apics[vcpu].holds(vector: vector) } }
 
-    func driveCallback(_ line: Int, _ high: Bool) { with(nil) { $0.driveCallback(line, high) } }
+    func driveCallback(_ lines: UInt64) { with(nil) { $0.driveCallback(lines) } }
 
     /// INIT for every processor.
     func initialiseAll(vcpu: Int) {

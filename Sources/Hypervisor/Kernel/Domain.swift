@@ -32,6 +32,8 @@ final class Domain: @unchecked Sendable {
     let configAddress = Atomic<UInt32>(0)
     /// PMBASE of the PIIX4's power management function, register 0x40 at 00:01.3; 0 while it is not set.
     let pmBase = Atomic<UInt32>(0)
+    /// PIRQRCA-D of the PIIX3, registers 0x60 to 0x63 at 00:01.0; bit 7 of each: not routed.
+    let pirqRoutes = Atomic<UInt32>(0x8080_8080)
     private(set) var vcpus: [VCPU] = []
     /// Made with the vCPUs, which use it first.
     private(set) lazy var xen = makeXen()
@@ -189,6 +191,7 @@ final class Domain: @unchecked Sendable {
     func placeHypercallPage(_ value: UInt64, vcpu: Int) -> Bool {
         let address = value & ~0xFFF
         guard value & 0xFFF == 0, memory.write(address, HypercallPage.bytes) else { return false }
+        xen.shared.latch(isLong: vcpus[vcpu].isLongMode)
         codeChanged(at: address, bytes: 4096)
         return true
     }

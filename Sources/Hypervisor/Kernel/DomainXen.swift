@@ -7,6 +7,7 @@ internal import Glibc
 internal import Host
 internal import Ioreq
 internal import Processor
+internal import Synchronization
 
 extension Domain: XenMachine {
     /// `xen_platform_pci = 0` takes the platform device away and with it what drivers of disks and networks need;
@@ -59,6 +60,16 @@ extension Domain: XenMachine {
 
     func place(_ index: Int, at frame: UInt64?) { changeMemory { $0.frames[index] = frame.map { $0 << 12 } } }
 
+    func unplace(_ frame: UInt64) -> Bool {
+        var isFound = false
+        changeMemory { layout in
+            guard let placed = layout.frames.first(where: { $0.value == frame << 12 })?.key else { return }
+            layout.frames[placed] = nil
+            isFound = true
+        }
+        return isFound
+    }
+
     var nanoseconds: UInt64 { pages.guestNanoseconds }
     var wallNanoseconds: UInt64 {
         var time = timespec()
@@ -71,8 +82,16 @@ extension Domain: XenMachine {
     func kick(_ vcpu: Int) { pages.kick(vcpu) }
     func raise(vector: UInt8, vcpu: Int) { chipset.raise(vector: vector, vcpu: vcpu) }
     func holds(vector: UInt8, vcpu: Int) -> Bool { chipset.holds(vector: vector, vcpu: vcpu) }
-    func driveCallback(_ line: Int?, _ high: Bool) {
-        if let line { chipset.driveCallback(line, high) }
+    func driveCallback(_ callback: HVMParameters.Callback?) {
+        switch callback {
+        case .line(let line): chipset.driveCallback(1 << UInt64(line))
+        case .pin(let device, let pin):
+            // Its I/O APIC input, and the ISA interrupt that PIRQ routing gives it (82371SB §2.2.9).
+            let input = UInt64(1) << UInt64(16 + ((device * 4 + pin) & 31))
+            let route = pirqRoutes.load(ordering: .relaxed) >> UInt32(((device + 3 + pin) & 3) * 8) & 0xFF
+            chipset.driveCallback(input | (route & 0x80 == 0 ? 1 << UInt64(route & 0xF) & ~0x2107 : 0))
+        case nil, .some(.none), .vector: chipset.driveCallback(0)
+        }
     }
     func route(_ remotePort: Int, to vcpu: Int) { eventPages.route(remotePort, to: vcpu) }
 

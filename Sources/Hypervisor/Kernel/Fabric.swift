@@ -117,10 +117,10 @@ final class Fabric {
         updateLines()
     }
 
-    /// The line that tells the guest of Xen's events.
-    func driveCallback(_ line: Int, _ high: Bool) {
-        let bit = UInt64(1) << UInt64(line)
-        callbackLines = high ? callbackLines | bit : callbackLines & ~bit
+    /// The lines that tell the guest of Xen's events.
+    func driveCallback(_ lines: UInt64) {
+        guard lines != callbackLines else { return }
+        callbackLines = lines
         updateLines()
     }
 

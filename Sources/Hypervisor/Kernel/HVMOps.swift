@@ -1,7 +1,7 @@
 // hvm_op and the parameters behind it: above all, how an HVM guest is told of pending events.
 // Source: Xen public/hvm/hvm_op.h, public/hvm/params.h; xen/arch/x86/hvm/hvm.c (what a guest may set and read).
 // Modelled: callback by vector, by line and by PCI INTx; a vector for each vCPU. Not modelled: alternate p2m.
-// Quirks: INTx reaches the I/O APIC only; a vCPU's own vector goes before the domain's callback.
+// Quirks: a vCPU's own vector goes before the domain's callback; Linux sets a callback of 1 just to say it has one.
 
 internal import CXen
 internal import Synchronization
@@ -12,6 +12,16 @@ final class HVMParameters: Sendable {
         case none
         case vector(UInt8)
         case line(Int)
+        /// INTA...INTD (0...3) of a PCI device.
+        case pin(device: Int, pin: Int)
+
+        /// Whether it is a level that vCPU 0 sees.
+        var isLevel: Bool {
+            switch self {
+            case .line, .pin: true
+            case .none, .vector: false
+            }
+        }
     }
 
     private struct State {
@@ -43,8 +53,7 @@ final class HVMParameters: Sendable {
             let line = Int(value & 0xFF)
             return line == 0 || line >= 48 ? .none : .line(line)
         case HVM_PARAM_CALLBACK_TYPE_PCI_INTX:
-            let (device, pin) = (Int(value >> 11 & 0x1F), Int(value & 3))
-            return .line(16 + ((device * 4 + pin) & 31))
+            return .pin(device: Int(value >> 11 & 0x1F), pin: Int(value & 3))
         case HVM_PARAM_CALLBACK_TYPE_VECTOR:
             let vector = UInt8(truncatingIfNeeded: value)
             return vector < 16 ? .none : .vector(vector)
@@ -83,6 +92,7 @@ extension Hypercall {
             let vcpu = try target(call.u32(0))
             let vector = call.bytes[4]
             guard vector >= 16 else { throw .invalid }
+            if vcpu == 0 { machine.driveCallback(nil) }
             xen.parameters.setUpcallVector(vector, vcpu: vcpu)
             if xen.shared.isUpcallPending(vcpu) { xen.announce(vcpu) }
             return 0
@@ -106,7 +116,7 @@ extension Hypercall {
         guard (0..<HVM_NR_PARAMS).contains(index) else { throw .invalid }
         switch index {
         case HVM_PARAM_CALLBACK_IRQ:
-            if case .line(let line) = xen.parameters.callback { machine.driveCallback(line, false) }
+            machine.driveCallback(nil)
             xen.parameters[index] = value
             xen.shared.latch(isLong: isLong)
             xen.clockChanged()

@@ -44,6 +44,7 @@ extension Hypercall {
             let call = try read(address, 2 * long)
             try requireSelf(call.u16(0))
             let frame = call.long(long)
+            if machine.unplace(frame) { return 0 }
             guard machine.page(frame) != nil else { throw .invalid }
             if xen.reservation.remove(frame) { machine.discard(frame) }
             return 0

@@ -55,6 +55,9 @@ internal import Synchronization
         self.thread.withLock { $0 = thread }
     }
 
+    /// On its own thread: whether it runs 64-bit code.
+    var isLongMode: Bool { engine.isLongMode }
+
     /// Instructions retired, as of the last exit.
     var instructions: UInt64 { retired.load(ordering: .relaxed) }
     var isSleeping: Bool { sleeps.load(ordering: .relaxed) }

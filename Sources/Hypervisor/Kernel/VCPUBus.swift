@@ -64,6 +64,7 @@ final class VCPUBus: GuestBus {
         case 0xCFC...0xCFF:
             guard let address = configAddress(port) else { return }
             notePMBase(address, size: size, value: value)
+            notePIRQRoute(address, size: size, value: value)
             _ = submit(Request(.pciConfig, address: address, size: size, isRead: false, data: UInt64(value)))
         default:
             _ = submit(Request(.port, address: UInt64(port), size: size, isRead: false, data: UInt64(value)))
@@ -85,6 +86,15 @@ final class VCPUBus: GuestBus {
         let mask = UInt32(truncatingIfNeeded: width(size).ones << UInt64(shift)) & 0xFFC0
         let old = domain.pmBase.load(ordering: .relaxed)
         domain.pmBase.store(old & ~mask | (value << shift) & mask, ordering: .relaxed)
+    }
+
+    /// Follows writes to PIRQRCA-D, by which a callback through a PCI pin finds its ISA interrupt.
+    private func notePIRQRoute(_ address: UInt64, size: Int, value: UInt32) {
+        guard address >> 32 == 0x08, address & 0xFC == 0x60 else { return }
+        let shift = UInt32(address & 3) * 8
+        let mask = UInt32(truncatingIfNeeded: width(size).ones << UInt64(shift))
+        let old = domain.pirqRoutes.load(ordering: .relaxed)
+        domain.pirqRoutes.store(old & ~mask | (value << shift) & mask, ordering: .relaxed)
     }
 
     /// SBDF << 32 | register, as Xen's IOREQ_TYPE_PCI_CONFIG has it; nil while the latch is not enabled.

@@ -17,6 +17,8 @@ protocol XenMachine: AnyObject, Sendable {
     func discard(_ frame: UInt64)
     /// Shows the hypervisor's frame `index` (0: shared info, then grant frames) at a guest frame; nil: nowhere.
     func place(_ index: Int, at frame: UInt64?)
+    /// Takes away what of the hypervisor's is shown at a guest frame; false if nothing is.
+    func unplace(_ frame: UInt64) -> Bool
 
     /// Guest time, and the host's wall clock, in nanoseconds.
     var nanoseconds: UInt64 { get }
@@ -29,8 +31,8 @@ protocol XenMachine: AnyObject, Sendable {
     func raise(vector: UInt8, vcpu: Int)
     /// Whether the local APIC holds a vector: it waits or is in service.
     func holds(vector: UInt8, vcpu: Int) -> Bool
-    /// Drives an interrupt line on behalf of the callback; nil: none.
-    func driveCallback(_ line: Int?, _ high: Bool)
+    /// Drives the lines that a callback stands for, and no others; nil: none.
+    func driveCallback(_ callback: HVMParameters.Callback?)
     func isUp(_ vcpu: Int) -> Bool
     /// The vCPU that is to be kicked for events from a back end's port.
     func route(_ remotePort: Int, to vcpu: Int)
@@ -119,8 +121,8 @@ final class XenDomain: @unchecked Sendable {
     func announce(_ vcpu: Int) {
         if let vector = parameters.upcallVector(vcpu) {
             machine.raise(vector: vector, vcpu: vcpu)
-        } else if case .line(let line) = parameters.callback, vcpu == 0 {
-            machine.driveCallback(line, true)
+        } else if vcpu == 0, parameters.callback.isLevel {
+            machine.driveCallback(parameters.callback)
         }
         machine.kick(vcpu)
     }
@@ -142,9 +144,7 @@ final class XenDomain: @unchecked Sendable {
         {
             machine.raise(vector: vector, vcpu: vcpu)
         }
-        if vcpu == 0, case .line(let line) = parameters.callback, !shared.isUpcallPending(0) {
-            machine.driveCallback(line, false)
-        }
+        if vcpu == 0, parameters.callback.isLevel, !shared.isUpcallPending(0) { machine.driveCallback(nil) }
         if waits.isWaiting(vcpu), hasInterrupt || isWaitOver(vcpu) { endWait(vcpu) }
     }
 
