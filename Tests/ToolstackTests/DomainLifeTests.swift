@@ -1,6 +1,6 @@
 // Tests of a domain's life: create, ends of all kinds, and that nothing is left behind.
 // Source: design.md §2; exit codes captured on Xen 4.17.7.
-// Covered: the real xl and monitor, with stand-ins for hypervisor and device-model.
+// Covered: the real xl and monitor, with stand-ins for hypervisor, device-model and backend.
 // Quirks: processes are killed for real.
 
 import Foundation
@@ -25,7 +25,7 @@ import Testing
         #expect(try bench.xl("cd-insert", "b", "hdc", "\(bench.path)/cd.iso").code == 0)
         #expect(try bench.xl("cd-insert", "b", "hda", "\(bench.path)/cd.iso").code == 1)
         #expect(try bench.xl("dmesg").output.contains("(d1) SeaBIOS says hello\n"))
-        #expect(try bench.xl("shutdown", "-w", "b").code == 0)
+        #expect(try bench.xl("shutdown", "-F", "-w", "b").code == 0)
         #expect(bench.eventually { bench.domains.isEmpty && bench.processes().isEmpty })
     }
 
@@ -33,14 +33,15 @@ import Testing
     func descriptors() throws {
         let bench = try Workbench()
         try bench.xl("create", "\(bench.path)/a.cfg")
-        for program in ["hypervisor", "device-model"] {
+        for program in ["hypervisor", "device-model", "backend"] {
             let log = try String(contentsOfFile: "\(bench.path)/run/domains/1/\(program).log", encoding: .utf8)
             #expect(log == "\(program) starts\n")
         }
     }
 
     @Test(
-        "a process that is killed ends the domain, and the crash is logged", arguments: ["hypervisor", "device-model"])
+        "a process that is killed ends the domain, and the crash is logged",
+        arguments: ["hypervisor", "device-model", "backend"])
     func kills(program: String) throws {
         let bench = try Workbench()
         try bench.xl("create", "\(bench.path)/a.cfg")
@@ -51,7 +52,8 @@ import Testing
         }
         for pid in victims { kill(pid, SIGKILL) }
         #expect(victims.count == 1)
-        #expect(bench.eventually { bench.domains == ["2"] && bench.processes().count == 4 })
+        #expect(
+            bench.eventually { bench.domains == ["2"] && bench.processes().count == 6 }, "one domain, and the store")
         #expect(bench.log("xl-a").contains("domain 1: \(program) was killed by signal 9"))
         #expect(bench.log("xl-a").contains("domain 1 has ended: crash"))
         #expect(try bench.xl("list", "other").output.contains(" r----- "))
@@ -71,7 +73,8 @@ import Testing
     }
 
     @Test(
-        "a failing set-up is one error with exit code 3", arguments: ["hypervisor", "device-model"], ["fail", "die"])
+        "a failing set-up is one error with exit code 3", arguments: ["hypervisor", "device-model", "backend"],
+        ["fail", "die"])
     func failure(program: String, how: String) throws {
         let bench = try Workbench()
         try bench.misbehave(program, how)
@@ -141,7 +144,7 @@ import Testing
         let bench = try Workbench()
         try bench.xl("create", "\(bench.path)/a.cfg")
         try bench.xl("rename", "a", "b")
-        #expect(try bench.xl("reboot", "b").code == 0)
+        #expect(try bench.xl("reboot", "-F", "b").code == 0)
         #expect(
             bench.eventually { bench.domains == ["2"] && (try? bench.xl("list", "b").output.contains("r---")) == true })
     }

@@ -1,5 +1,5 @@
 // A state directory of its own, with xl and stand-ins for the other programs.
-// Source: Tests/Fixtures/programs/fake.pl speaks the protocols of hypervisor and device-model.
+// Source: Tests/Fixtures/programs/fake.pl speaks the protocols of hypervisor, device-model and backend.
 // Covered: what tests of whole commands need.
 // Quirks: the real xl is used, from beside the test program; everything is ended and removed at the end.
 
@@ -33,7 +33,7 @@ final class Workbench {
             try files.copyItem(at: store, to: URL(fileURLWithPath: path + "/bin/xenstored"))
         }
         let fake = fixtures.appendingPathComponent("programs/fake.pl")
-        for name in ["hypervisor", "device-model"] {
+        for name in ["hypervisor", "device-model", "backend"] {
             let copy = URL(fileURLWithPath: "\(path)/bin/\(name)")
             try files.copyItem(at: fake, to: copy)
             try files.setAttributes([.posixPermissions: 0o755], ofItemAtPath: copy.path)
@@ -72,8 +72,12 @@ final class Workbench {
         try FileManager.default.createDirectory(
             atPath: path + "/run/xenstored", withIntermediateDirectories: true, attributes: [.posixPermissions: 0o700])
         let process = Process()
-        process.executableURL = URL(fileURLWithPath: path + "/bin/xenstored")
-        process.arguments = ["--socket", socket]
+        // It says on descriptor 3 that it is ready.
+        process.executableURL = URL(fileURLWithPath: "/bin/sh")
+        process.arguments = [
+            "-c", "exec \"$0\" \"$@\" 3>/dev/null", path + "/bin/xenstored", "--socket", socket, "--domains",
+            path + "/run/xenstored/domains",
+        ]
         process.environment = environment
         try process.run()
         for _ in 0..<500 {

@@ -1,6 +1,6 @@
 #!/usr/bin/perl
-# Stands in for hypervisor and device-model in tests of the toolstack: it speaks their protocols and does nothing.
-# It is called by either name; `mode-NAME` beside it says what goes wrong: fail, die, hang, exit REASON,
+# Stands in for hypervisor, device-model and backend in tests of the toolstack: it speaks their protocols and does
+# nothing. It is called by either name; `mode-NAME` beside it says what goes wrong: fail, die, hang, exit REASON,
 # late (fails after its peer has noticed), blame (says that its peer has failed).
 use strict;
 use warnings;
@@ -12,6 +12,7 @@ $| = 1;
 $SIG{PIPE} = 'IGNORE';
 my ($folder, $name) = $0 =~ m{^(.*)/([^/]+)$};
 my $isHypervisor = $name eq 'hypervisor';
+my $isBackend = $name eq 'backend';
 my %option = (paused => 0);
 while (defined(my $word = shift @ARGV)) {
     if ($word eq '--directory') { $option{directory} = shift @ARGV }
@@ -20,12 +21,16 @@ while (defined(my $word = shift @ARGV)) {
 my $directory = $option{directory} or die "no directory\n";
 open(my $status, '>&=', 3) or die "no status pipe\n";
 open(my $peer, '+<&=', 4) or die "no peer\n";
+# The hypervisor has a socket to each of the others; the back ends have two connections to the store.
+my $last = $isHypervisor ? 5 : $isBackend ? 6 : 4;
+my $other;
+open($other, '+<&=', 5) if $isHypervisor;
 $status->autoflush(1);
 my $mode = '';
 if (open(my $file, '<', "$folder/mode-$name")) { $mode = <$file> // ''; chomp $mode }
 print STDERR "$name starts\n";
 for my $number (glob "/proc/$$/fd/*") {
-    print STDERR "inherited $1\n" if $number =~ m{/(\d+)$} && $1 > 4 && (readlink($number) // '') =~ /pipe|socket|xl/;
+    print STDERR "inherited $1\n" if $number =~ m{/(\d+)$} && $1 > $last && (readlink($number) // '') =~ /pipe|socket|xl/;
 }
 if ($mode eq 'die') { print STDERR "dying early\n"; kill 'SEGV', $$; sleep 10 }
 if ($mode eq 'fail') {
@@ -47,10 +52,10 @@ if ($mode eq 'late') {
 }
 if ($mode eq 'hang') { sleep 1000 }
 my $server = IO::Socket::UNIX->new(
-    Local => "$directory/" . ($isHypervisor ? 'control' : 'device-model') . '.sock', Listen => 5) or die "no socket\n";
-my $select = IO::Select->new($server, $peer);
+    Local => "$directory/" . ($isHypervisor ? 'control' : $name) . '.sock', Listen => 5) or die "no socket\n";
+my $select = IO::Select->new($server, $peer, $other // ());
 my $terminal;
-if (!$isHypervisor) {
+if ($name eq 'device-model') {
     sysopen($terminal, '/dev/ptmx', O_RDWR | O_NOCTTY) or die "no pty\n";
     my $zero = pack('i', 0);
     my $number = pack('i', 0);
@@ -68,14 +73,15 @@ if (!$isHypervisor) {
     print $vnc "127.0.0.1 5907\n";
     close $vnc;
     syswrite($terminal, "login: ");
-} else {
+} elsif ($isHypervisor) {
     open(my $bios, '>', "$directory/bios.log");
     print $bios "SeaBIOS says hello\n";
     close $bios;
 }
-print $status "{\"ready\":true}\n";
-if ($isHypervisor && $mode =~ /^exit (\S+)/) { finish($1) }
+my $places = '{"storeFrame":1044476,"storePort":1,"consoleFrame":1044479,"consolePort":2}';
+print $status $isHypervisor ? "{\"ready\":true,\"places\":$places}\n" : "{\"ready\":true}\n";
 my $reboots = 0;
+my $ends = '';
 my $state = $option{paused} ? 'p' : 'r';
 
 sub finish {
@@ -91,9 +97,12 @@ sub answer {
             . '"memoryKiB":65536,"instructions":12}';
     }
     if ($command eq 'pause') { $state = 'p' }
-    elsif ($command eq 'unpause') { $state = 'r' }
+    elsif ($command eq 'unpause') {
+        $state = 'r';
+        $ends = $1 if $mode =~ /^exit (\S+)/;
+    }
     elsif ($command eq 'reboot' && $isHypervisor) { $reboots = 1 }
-    elsif ($command eq 'powerButton' && !$isHypervisor) { syswrite($peer, 'poweroff') }
+    elsif ($command eq 'powerButton' && $name eq 'device-model') { syswrite($peer, 'poweroff') }
     elsif ($command =~ /^cd-(insert|eject)$/) { print STDERR "$line\n" }
     else { return '{"error":"unknown command"}' }
     return '{"ok":true}';
@@ -103,7 +112,7 @@ while (my @ready = $select->can_read) {
     for my $handle (@ready) {
         if ($handle == $server) { $select->add($server->accept); next }
         my $count = sysread($handle, my $bytes, 4096);
-        if ($handle == $peer) {
+        if ($handle == $peer || defined $other && $handle == $other) {
             if (!$count) { finish('crash') if $isHypervisor; exit 0 }
             finish($bytes) if $isHypervisor;
         } elsif (defined $terminal && $handle == $terminal) {
@@ -114,6 +123,7 @@ while (my @ready = $select->can_read) {
         } else {
             syswrite($handle, answer($_) . "\n") for split /\n/, $bytes;
             finish('reboot') if $reboots;
+            finish($ends) if $ends;
         }
     }
 }
