@@ -1,9 +1,10 @@
-import Display
 import Foundation
 import Glibc
 import Host
 import Machine
 import Testing
+
+@testable import Display
 
 /// A VNC client made of one socket. The server's loop is turned while the client waits.
 private final class Client {
@@ -44,6 +45,13 @@ private final class Client {
             if got == 0 { break }
         }
         return bytes
+    }
+
+    /// An HTTP answer without a body.
+    func receiveHead() -> String {
+        var text = ""
+        while !text.hasSuffix("\r\n\r\n"), let next = receive(1).first { text.unicodeScalars.append(.init(next)) }
+        return text
     }
 
     /// RFC 6143 §7.1-7.3 up to ServerInit; the desktop's size and name.
@@ -141,14 +149,52 @@ private final class Client {
         #expect(third.first?.encoding == -223 && third.first?.width == 200 && third.first?.height == 100)
     }
 
-    @Test("A new client costs the machine's loop no wait") func newClient() throws {
+    @Test("Clients that come at once are all served") func newClients() throws {
         let (_, reactor, server) = try serve()
         let clients = try (0..<4).map { _ in try #require(Client(port: server.port, reactor: reactor)) }
-        let start = monotonicNanoseconds()
-        while server.clientCount < 4, monotonicNanoseconds() - start < 5_000_000_000 { reactor.turn() }
-        // libvncserver's own wait would be 100 ms for each of them.
-        #expect(monotonicNanoseconds() - start < 200_000_000)
         for client in clients { #expect(client.shakeHands().name == "installer") }
+    }
+
+    /// A browser's request for a web socket, from a page of `origin`.
+    private func upgrade(origin: String, host: String = "127.0.0.1:5900") -> String {
+        "GET / HTTP/1.1\r\nHost: \(host)\r\nOrigin: \(origin)\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            + "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
+            + "Sec-WebSocket-Protocol: binary\r\n\r\n"
+    }
+
+    @Test("A browser's web socket is served on the same port, a foreign page's is not") func browser() throws {
+        let (_, reactor, server) = try serve()
+        let client = try #require(Client(port: server.port, reactor: reactor))
+        client.send(Array(upgrade(origin: "http://127.0.0.1:6080").utf8))
+        // RFC 6455 §1.3 has this key's answer.
+        let answer = client.receiveHead()
+        #expect(answer.hasPrefix("HTTP/1.1 101 ") && answer.contains("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="))
+        // One binary frame: the server's version.
+        #expect(client.receive(14).suffix(12) == Array("RFB 003.008\n".utf8)[...])
+        let foreign = try #require(Client(port: server.port, reactor: reactor))
+        foreign.send(Array(upgrade(origin: "http://example.org").utf8))
+        #expect(foreign.receive(1).isEmpty)
+        #expect(server.clientCount == 1)
+    }
+
+    @Test("Who is let in, and when") func door() {
+        func verdict(_ text: String?, _ waited: UInt64 = 0) -> VNCDoor.Verdict {
+            VNCDoor.judge(text.map { Array($0.utf8) }, waited: waited)
+        }
+        #expect(verdict(nil) == .leave && verdict("") == .wait && verdict("", 50_000_000) == .enter(.viewer))
+        #expect(verdict("RFB ") == .enter(.viewer) && verdict("GE", 60_000_000) == .wait)
+        #expect(verdict("GET / HTTP/1.1\r\n", 6_000_000_000) == .leave)
+        #expect(verdict("GET /" + String(repeating: "x", count: 4096)) == .leave)
+        for origin in ["http://localhost:8000", "https://[::1]", "file://", "http://127.0.0.1"] {
+            #expect(verdict(upgrade(origin: origin)) == .enter(.browser), "\(origin)")
+        }
+        #expect(verdict(upgrade(origin: "http://10.0.0.1:6080", host: "10.0.0.1:5900")) == .enter(.browser))
+        #expect(verdict("GET / HTTP/1.1\r\nHost: a\r\n\r\n") == .enter(.browser), "no browser, so no page")
+        for origin in ["null", "http://example.org", "http://127.0.0.1.example.org", "nonsense", "http://10.0.0.2"] {
+            #expect(verdict(upgrade(origin: origin, host: "10.0.0.1")) == .leave, "\(origin)")
+        }
+        // A name that its owner points at this machine.
+        #expect(verdict(upgrade(origin: "http://example.org:5900", host: "example.org:5900")) == .leave)
     }
 
     @Test("Keys come by keysym, and by scan code once the client may; keys go up when it leaves")

@@ -1,7 +1,8 @@
 // The VNC server of a domain's screen, on libvncserver.
 // Source: RFC 6143 (RFB); the rfbproto community document for the extended key event.
-// Modelled: one IPv4 address, VNC password, resize, dirty rectangles, keysyms and scan codes, relative and absolute pointer.
-// Quirks: web sockets are not recognised; runs in its owner's event loop; looks at the screen 30 times a second while a client is there, else never.
+// Modelled: one IPv4 address, VNC password, resize, dirty rectangles, keysyms and scan codes, relative and absolute pointer,
+// web sockets on the same port.
+// Quirks: runs in its owner's event loop; looks at the screen 30 times a second while a client is there, else never.
 
 internal import CVNC
 internal import Glibc
@@ -68,6 +69,7 @@ public import Machine
     private let reactor: Reactor
     private let socket: ListenSocket
     private var timer: RepeatingTimer?
+    private var door: VNCDoor?
     private let rfb: rfbScreenInfoPtr
     /// The picture that libvncserver reads from now.
     private var frame: HostBytes
@@ -95,6 +97,9 @@ public import Machine
         frame = screen.frame
         configure(settings)
         timer = try RepeatingTimer(every: 33_333_333, on: reactor) { [weak self] in self?.tick() }
+        door = try VNCDoor(reactor: reactor) { [weak self] connection, visitor in
+            if visitor == .browser { self?.admit(connection) } else { self?.greet(connection) }
+        }
         reactor.watch(socket.descriptor.number) { [weak self] _ in self?.takeClients() }
     }
 
@@ -170,12 +175,22 @@ extension VNCServer {
     private func takeClients() {
         while let number = socket.accept() {
             // libvncserver waits with select(2), which knows no higher descriptors.
-            if number < 1_000 { greet(Descriptor(owning: number)) } else { close(number) }
+            if number < 1_000 { door?.enter(Descriptor(owning: number)) } else { close(number) }
         }
         reap()
     }
 
-    /// Makes a client of a connection.
+    /// Makes a client of a browser's connection, whose request has come.
+    private func admit(_ connection: Descriptor) {
+        let number = dup(connection.number)
+        guard number >= 0, number < 1_000 else { return }
+        prepareClient(number)
+        _ = fcntl(number, F_SETFD, FD_CLOEXEC)
+        // On a failure libvncserver closes the socket itself.
+        unsafe _ = rfbNewClient(rfb, number)
+    }
+
+    /// Makes a client of a viewer's connection.
     ///
     /// libvncserver looks whether a new client speaks first, as web sockets do, and the whole machine would wait those
     /// 100 ms. So it meets one that has spoken: a socket of our own, whose number then becomes the client's.
