@@ -14,7 +14,28 @@ _Alignas(64) native_state native_current;
 uint64_t native_host_stack;
 static uint8_t native_signal_stack[65536];
 
-_Static_assert(offsetof(native_state, fx) == 256, "the assembly below knows this offset");
+_Static_assert(offsetof(native_state, fx) == 256 && offsetof(native_state, has_upper) == 160 &&
+               offsetof(native_state, upper) == 768, "the assembly below knows these offsets");
+
+#define NATIVE_LOAD_UPPER \
+    "testb $1, native_current+160(%rip); jz 1f\n" \
+    "vinsertf128 $1, native_current+768(%rip), %ymm0, %ymm0\n" \
+    "vinsertf128 $1, native_current+784(%rip), %ymm1, %ymm1\n" \
+    "vinsertf128 $1, native_current+800(%rip), %ymm2, %ymm2\n" \
+    "vinsertf128 $1, native_current+816(%rip), %ymm3, %ymm3\n" \
+    "vinsertf128 $1, native_current+832(%rip), %ymm4, %ymm4\n" \
+    "vinsertf128 $1, native_current+848(%rip), %ymm5, %ymm5\n" \
+    "vinsertf128 $1, native_current+864(%rip), %ymm6, %ymm6\n" \
+    "vinsertf128 $1, native_current+880(%rip), %ymm7, %ymm7\n" \
+    "vinsertf128 $1, native_current+896(%rip), %ymm8, %ymm8\n" \
+    "vinsertf128 $1, native_current+912(%rip), %ymm9, %ymm9\n" \
+    "vinsertf128 $1, native_current+928(%rip), %ymm10, %ymm10\n" \
+    "vinsertf128 $1, native_current+944(%rip), %ymm11, %ymm11\n" \
+    "vinsertf128 $1, native_current+960(%rip), %ymm12, %ymm12\n" \
+    "vinsertf128 $1, native_current+976(%rip), %ymm13, %ymm13\n" \
+    "vinsertf128 $1, native_current+992(%rip), %ymm14, %ymm14\n" \
+    "vinsertf128 $1, native_current+1008(%rip), %ymm15, %ymm15\n" \
+    "1:\n"
 
 __asm__(
     ".text\n"
@@ -24,6 +45,7 @@ __asm__(
     "mov %rsp, native_host_stack(%rip)\n"
     "mov %rdi, native_target(%rip)\n"
     "fxrstor64 native_current+256(%rip)\n"
+    NATIVE_LOAD_UPPER
     "push native_current+128(%rip); popfq\n"
     "mov native_current+0(%rip), %rax; mov native_current+8(%rip), %rcx\n"
     "mov native_current+16(%rip), %rdx; mov native_current+24(%rip), %rbx\n"
@@ -36,6 +58,7 @@ __asm__(
     "jmp *native_target(%rip)\n"
     "native_leave:\n"
     "mov native_host_stack(%rip), %rsp\n"
+    "testb $1, native_current+160(%rip); jz 1f; vzeroupper; 1:\n"
     "cld; fninit; ldmxcsr (%rsp); fldcw 4(%rsp); add $8, %rsp\n"
     "pop %r15; pop %r14; pop %r13; pop %r12; pop %rbp; pop %rbx\n"
     "ret\n"
@@ -46,6 +69,7 @@ __asm__(
     "mov %edi, native_target(%rip); movl $0x23, native_target+4(%rip)\n"
     "mov $0x2B, %eax; mov %eax, %ds; mov %eax, %es\n"
     "fxrstor64 native_current+256(%rip)\n"
+    NATIVE_LOAD_UPPER
     "push native_current+128(%rip); popfq\n"
     "mov native_current+0(%rip), %eax; mov native_current+8(%rip), %ecx\n"
     "mov native_current+16(%rip), %edx; mov native_current+24(%rip), %ebx\n"
@@ -72,7 +96,14 @@ static void native_caught(int number, siginfo_t *info, void *opaque) {
     native_current.rip = (uint64_t)from[REG_RIP];
     native_current.vector = (uint64_t)from[REG_TRAPNO];
     native_current.fault_address = (uint64_t)info->si_addr;
-    memcpy(native_current.fx, context->uc_mcontext.fpregs, sizeof native_current.fx);
+    const uint8_t *area = (const uint8_t *)context->uc_mcontext.fpregs;
+    memcpy(native_current.fx, area, sizeof native_current.fx);
+    // FP_XSTATE_MAGIC1: an XSAVE area, whose header tells whether YMM registers are in use.
+    uint32_t magic;
+    memcpy(&magic, area + 464, sizeof magic);
+    bool in_use = magic == 0x46505853 && (area[512] & 4);
+    if (in_use) memcpy(native_current.upper, area + 576, sizeof native_current.upper);
+    else memset(native_current.upper, 0, sizeof native_current.upper);
     from[REG_RIP] = (greg_t)native_leave;
     from[REG_RSP] = (greg_t)native_host_stack;
     from[REG_EFL] = 0x202;

@@ -118,6 +118,38 @@ import Testing
         }
     }
 
+    @Test(.enabled(if: UserGuest.hasAVX), arguments: [64, 32]) func wideInstructionsDoWhatTheHostDoes(bits: Int) throws {
+        try check("wide \(bits)", base: 12_000_000, length: 8, bits: bits) {
+            if $0.random.chance(5) { $0.vector() } else { $0.wide() }
+        }
+    }
+
+    @Test(.enabled(if: UserGuest.hasAVX)) func unmaskedExceptionsOfWideInstructionsArrive() throws {
+        try check("wide unmasked", base: 13_000_000, length: 6, unmasked: true) { $0.wide() }
+    }
+
+    @Test(.enabled(if: UserGuest.hasAVX)) func translatedWideInstructionsDoWhatTheHostDoes() throws {
+        try check("translated wide", base: 14_000_000, length: 10, translated: true) {
+            switch $0.random.below(6) {
+            case 0: $0.integer()
+            case 1: $0.vector()
+            default: $0.wide()
+            }
+        }
+    }
+
+    @Test(.enabled(if: UserGuest.hasAVX), arguments: [true, false])
+    func extendedStateIsSavedAndRestored(translated: Bool) throws {
+        try check("extended state", base: 15_000_000, length: 4, translated: translated) {
+            switch $0.random.below(4) {
+            case 0: $0.x87()
+            case 1: $0.vector()
+            case 2: $0.wide()
+            default: $0.saveExtended()
+            }
+        }
+    }
+
     @Test func integerInstructionsOf32BitCodeDoWhatTheHostDoes() throws {
         try check("integer 32", base: 5_000_000, length: 12, bits: 32) { $0.integer() }
     }

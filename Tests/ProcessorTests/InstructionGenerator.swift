@@ -1,6 +1,7 @@
 // Random user instructions, of 64-bit or 32-bit code, that stay inside the sandbox.
 // Source: Intel SDM volume 2, opcode maps; operands by our own choice.
-// Made: integer, string, branch, MMX, SSE, x87 instructions. Not made: system, FS and GS, undefined encodings.
+// Made: integer, string, branch, MMX, SSE, x87 instructions; VEX: WideGenerator.swift. Not made: system, FS and GS,
+// undefined encodings.
 // Quirks: R15 (32 bits: EBP) points to the middle of the data, R14 is a small multiple of 16, RSP the stack: none of
 // them is a destination. Flags that an instruction leaves undefined differ between hosts: see `settle`.
 
@@ -25,16 +26,16 @@ struct SeededGenerator: RandomNumberGenerator {
 
 struct InstructionGenerator {
     var random: SeededGenerator
-    private(set) var bytes: [UInt8] = []
+    var bytes: [UInt8] = []
     /// Offsets of the instructions' first bytes.
     private(set) var starts: [Int] = []
     /// Exceptions are unmasked. Then dot products are left out: which of their steps still raise flags depends on the
     /// host.
-    private var isUnmasked = false
+    var isUnmasked = false
 
     static let middle = UserGuest.data + 4096
     private let registers: [Int]
-    private let is64: Bool
+    let is64: Bool
 
     init(seed: UInt64, bits: Int = 64) {
         random = SeededGenerator(seed: seed)
@@ -43,14 +44,14 @@ struct InstructionGenerator {
     }
 
     mutating func emit(_ code: UInt8...) { bytes += code }
-    private mutating func emit32(_ value: Int) {
+    mutating func emit32(_ value: Int) {
         withUnsafeBytes(of: Int32(truncatingIfNeeded: value)) { bytes += Array($0) }
     }
     private mutating func immediate(_ size: Int) -> [UInt8] {
         let value = random.chance(3) ? UInt64(bitPattern: Int64(random.below(5) - 2)) : random.next()
         return withUnsafeBytes(of: value) { Array($0.prefix(size)) }
     }
-    private mutating func register() -> Int { registers[random.below(registers.count)] }
+    mutating func register() -> Int { registers[random.below(registers.count)] }
 
     /// One instruction with ModRM. `rm` nil: a memory operand, aligned to `align`.
     private mutating func encode(
@@ -81,7 +82,7 @@ struct InstructionGenerator {
         bytes += immediate
     }
 
-    private mutating func memory32(_ form: Int, _ reg: Int, _ align: Int) {
+    mutating func memory32(_ form: Int, _ reg: Int, _ align: Int) {
         let field = UInt8(reg & 7) << 3
         let offset = (random.below(1800) - 900) & ~(align - 1)
         switch form {
@@ -99,7 +100,7 @@ struct InstructionGenerator {
         }
     }
 
-    private mutating func memory(_ form: Int, _ field: UInt8, align: Int, behind: Int) {
+    mutating func memory(_ form: Int, _ field: UInt8, align: Int, behind: Int) {
         let offset = (random.below(1800) - 900) & ~(align - 1)
         switch form {
         case 0:
@@ -131,6 +132,11 @@ struct InstructionGenerator {
         }
     }
 
+    private static let hasBMI =
+        apus_host_features() & UInt32(APUS_HOST_BMI1 | APUS_HOST_BMI2) == UInt32(APUS_HOST_BMI1 | APUS_HOST_BMI2)
+    private static let lateFeatures = UInt32(APUS_HOST_ADX | APUS_HOST_MOVBE | APUS_HOST_SSE42)
+    private static let hasLate = apus_host_features() & lateFeatures == lateFeatures
+
     mutating func begin() { starts.append(bytes.count) }
 
     /// Ends an instruction that leaves flags undefined, all but `defined`: something reads one of these or nothing,
@@ -159,6 +165,7 @@ struct InstructionGenerator {
         begin()
         if !is64, random.chance(8) { return legacy() }
         switch random.below(28) {
+        case 22 where !Self.hasBMI: simple()
         case 26: absolute()
         case 0, 1, 2: arithmetic()
         case 3: groupOne()
@@ -180,7 +187,7 @@ struct InstructionGenerator {
         case 20: string()
         case 21: branch()
         case 22: vexGeneral()
-        case 23: lateGeneral()
+        case 23: if Self.hasLate { lateGeneral() } else { lea() }
         case 24: moveImmediate()
         case 25: exchange()
         default: lea()
@@ -615,7 +622,7 @@ struct InstructionGenerator {
     }
 
     /// An instruction with the operand `offset` behind the middle of the data.
-    private mutating func fixed(_ prefixes: [UInt8], _ opcode: [UInt8], _ digit: Int, _ offset: Int, wide: Bool = false)
+    mutating func fixed(_ prefixes: [UInt8], _ opcode: [UInt8], _ digit: Int, _ offset: Int, wide: Bool = false)
     {
         bytes += prefixes
         if is64 { emit(wide ? 0x49 : 0x41) }
@@ -625,7 +632,7 @@ struct InstructionGenerator {
     }
 
     /// MOV DWORD or WORD [middle + offset], value.
-    private mutating func put(_ value: UInt64, _ offset: Int, isWord: Bool = false) {
+    mutating func put(_ value: UInt64, _ offset: Int, isWord: Bool = false) {
         fixed(isWord ? [0x66] : [], [0xC7], 0, offset)
         withUnsafeBytes(of: value) { bytes += Array($0.prefix(isWord ? 2 : 4)) }
     }
@@ -707,6 +714,11 @@ struct InstructionGenerator {
             if random.chance(2) { state.fx[32 + 16 * slot + 7] |= 0x80 }
         }
         for word in 0..<32 { store(value(), 160 + 8 * word, 8, &state.fx) }
+        if UserGuest.hasAVX, !random.chance(4) {
+            for word in 0..<32 where !random.chance(3) {
+                withUnsafeBytes(of: value()) { for index in 0..<8 { state.upper[8 * word + index] = $0[index] } }
+            }
+        }
         return state
     }
 

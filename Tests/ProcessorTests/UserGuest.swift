@@ -17,6 +17,8 @@ struct UserState: Equatable {
     var vector: UInt64 = 0
     /// FXSAVE64 image without the instruction and data pointers, and what is reserved.
     var fx = [UInt8](repeating: 0, count: 416)
+    /// Upper halves of YMM0 to YMM15; zero on hosts without them.
+    var upper = [UInt8](repeating: 0, count: 256)
 
     /// Clears what is not compared.
     mutating func normalize(bits: Int) {
@@ -47,6 +49,10 @@ struct UserState: Equatable {
         if flags != host.flags { found.append("flags \(text(flags)) for \(text(host.flags))") }
         if rip != host.rip { found.append("rip \(text(rip)) for \(text(host.rip))") }
         if vector != host.vector { found.append("vector \(vector) for \(host.vector)") }
+        for number in 0..<16 where upper[16 * number..<16 * number + 16] != host.upper[16 * number..<16 * number + 16] {
+            let range = 16 * number..<16 * number + 16
+            found.append("ymm\(number) high \(hex(upper[range])) for \(hex(host.upper[range]))")
+        }
         var index = 0
         while index < fx.count {
             if fx[index] != host.fx[index] {
@@ -71,6 +77,8 @@ final class UserGuest {
     static let dataBytes = 8192
     private static let handlers: UInt64 = 0xA000
     private static let kernelStack: UInt64 = 0x1_0000
+
+    static let hasAVX = apus_host_features() & UInt32(APUS_HOST_AVX) != 0
 
     let guest: TinyGuest
     /// 64-bit mode, or 32 bits in compatibility mode.
@@ -142,13 +150,15 @@ final class UserGuest {
         return found.isEmpty ? nil : found
     }
 
-    private func runNatively(_ code: [UInt8], _ state: UserState, _ data: [UInt8]) -> UserState {
+    func runNatively(_ code: [UInt8], _ state: UserState, _ data: [UInt8]) -> UserState {
         let registers = native_registers()
         hostCode.copyMemory(from: code, byteCount: code.count)
         hostData.copyMemory(from: data, byteCount: Self.dataBytes)
         withUnsafeMutableBytes(of: &registers.pointee.gpr) { $0.copyBytes(from: state.gpr.withUnsafeBytes(Array.init)) }
         registers.pointee.flags = state.flags
         withUnsafeMutableBytes(of: &registers.pointee.fx) { $0.copyBytes(from: state.fx) }
+        registers.pointee.has_upper = Self.hasAVX ? 1 : 0
+        withUnsafeMutableBytes(of: &registers.pointee.upper) { $0.copyBytes(from: state.upper) }
         if bits == 64 { native_run(Self.code) } else { native_run32(UInt32(Self.code)) }
         var result = UserState()
         withUnsafeBytes(of: &registers.pointee.gpr) { result.gpr = Array($0.bindMemory(to: UInt64.self)) }
@@ -156,6 +166,7 @@ final class UserGuest {
         result.rip = registers.pointee.rip
         result.vector = registers.pointee.vector
         withUnsafeBytes(of: &registers.pointee.fx) { result.fx = Array($0.prefix(416)) }
+        withUnsafeBytes(of: &registers.pointee.upper) { result.upper = Array($0) }
         return result
     }
 
@@ -168,11 +179,14 @@ final class UserGuest {
         for index in 0..<16 { apus_gpr_at(cpu, UInt32(index)).pointee = state.gpr[index] }
         cpu.setRFLAGS(state.flags, writable: 0xED5)
         cpu.fpuImage.copyMemory(from: state.fx, byteCount: 416)
+        (cpu.fpuImage + FXSAVEOffset.upper).copyMemory(from: state.upper, byteCount: 256)
         cpu.pointee.rip = Self.code
         let exit = guest.run()
         var result = UserState()
         result.gpr = (0..<16).map { apus_gpr_at(cpu, UInt32($0)).pointee }
         result.fx = Array(UnsafeRawBufferPointer(start: cpu.fpuImage, count: 416))
+        cpu.settleUpper()
+        result.upper = Array(UnsafeRawBufferPointer(start: cpu.fpuImage + FXSAVEOffset.upper, count: 256))
         result.vector = (cpu.pointee.rip &- Self.handlers) / 16
         guard exit == .halt else {
             result.vector = 999
@@ -192,7 +206,8 @@ final class UserGuest {
         cpu.pointee.halted = false
         cpu.pointee.cr0 = 0x8001_0033
         cpu.pointee.cr3 = 0x1000
-        cpu.pointee.cr4 = 0x620
+        cpu.pointee.cr4 = Self.hasAVX ? 0x4_0620 : 0x620
+        cpu.pointee.xcr0 = Self.hasAVX ? 7 : 1
         cpu.pointee.efer = 0xD01
         cpu.pointee.cpl = 3
         set(Seg.cs, bits == 64 ? 0x2B : 0x1B, access: bits == 64 ? 0xA0FB : 0xC0FB)

@@ -3,6 +3,7 @@
 #include "thunk.h"
 
 #include <cpuid.h>
+#include <stdbool.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -35,7 +36,14 @@ void apus_code_buffer_free(apus_code_buffer buffer) {
     if (buffer.executable) munmap(buffer.executable, buffer.bytes);
 }
 
-uint32_t apus_host_features(void) {
+/// Whether the system saves YMM registers.
+static bool has_ymm_state(void) {
+    uint32_t low, high;
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    return (low & 6) == 6;
+}
+
+static uint32_t find_host_features(void) {
     uint32_t a, b, c, d, found = 0;
     if (!__get_cpuid(1, &a, &b, &c, &d)) return 0;
     if (c & 1u << 0) found |= APUS_HOST_SSE3;
@@ -44,15 +52,51 @@ uint32_t apus_host_features(void) {
     if (c & 1u << 20) found |= APUS_HOST_SSE42;
     if (c & 1u << 25) found |= APUS_HOST_AES;
     if (c & 1u << 1) found |= APUS_HOST_PCLMUL;
-    if (__get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & 1u << 29)) found |= APUS_HOST_SHA;
+    if (c & 1u << 22) found |= APUS_HOST_MOVBE;
+    if (c & 1u << 23) found |= APUS_HOST_POPCNT;
+    bool avx = (c & 1u << 27) && (c & 1u << 28) && has_ymm_state();
+    if (avx) found |= APUS_HOST_AVX;
+    if (avx && (c & 1u << 12)) found |= APUS_HOST_FMA;
+    if (avx && (c & 1u << 29)) found |= APUS_HOST_F16C;
+    if (__get_cpuid_count(7, 0, &a, &b, &c, &d)) {
+        if (b & 1u << 29) found |= APUS_HOST_SHA;
+        if (b & 1u << 3) found |= APUS_HOST_BMI1;
+        if (b & 1u << 8) found |= APUS_HOST_BMI2;
+        if (b & 1u << 19) found |= APUS_HOST_ADX;
+        if (c & 1u << 8) found |= APUS_HOST_GFNI;
+        if (avx && (b & 1u << 5)) found |= APUS_HOST_AVX2;
+        if (avx && (c & 1u << 9)) found |= APUS_HOST_VAES;
+        if (avx && (c & 1u << 10)) found |= APUS_HOST_VPCLMUL;
+    }
+    if (__get_cpuid(0x80000001, &a, &b, &c, &d) && (c & 1u << 5)) found |= APUS_HOST_LZCNT;
     return found;
 }
 
-uint32_t apus_host_mxcsr_mask(void) {
+uint32_t apus_host_features(void) {
+    static uint32_t known;
+    uint32_t found = __atomic_load_n(&known, __ATOMIC_RELAXED);
+    if (!found) {
+        found = find_host_features() | 1u << 31;
+        __atomic_store_n(&known, found, __ATOMIC_RELAXED);
+    }
+    return found;
+}
+
+static uint32_t find_mxcsr_mask(void) {
     _Alignas(16) uint8_t image[512];
     memset(image, 0, sizeof image);
     __asm__ volatile("fxsave %0" : "=m"(image));
     uint32_t mask;
     memcpy(&mask, image + 28, sizeof mask);
     return mask ? mask : 0xFFBF;
+}
+
+uint32_t apus_host_mxcsr_mask(void) {
+    static uint32_t known;
+    uint32_t found = __atomic_load_n(&known, __ATOMIC_RELAXED);
+    if (!found) {
+        found = find_mxcsr_mask();
+        __atomic_store_n(&known, found, __ATOMIC_RELAXED);
+    }
+    return found;
 }

@@ -1,7 +1,7 @@
 // CPUID: the profile that guests see, derived from the host's.
 // Source: Intel SDM vol. 2 (CPUID), AMD APM vol. 3 appendix E.
 // Offered: what the engine implements and, where an instruction runs on the host's, the host has.
-// Not offered: AVX and everything behind it, VME, PCID, MONITOR, TSX, VMX/SVM, SMX, performance monitoring, MPX, PKU.
+// Not offered: AVX-512, AVX-VNNI, VME, PCID, MONITOR, TSX, VMX/SVM, SMX, performance monitoring, MPX, PKU.
 
 internal import CProcessor
 
@@ -24,6 +24,8 @@ struct CPUIDProfile: Sendable {
 
     /// XSAVE with x87 and SSE state.
     var offersXSAVE: Bool { hasExtendedState }
+    /// What XCR0 may enable: x87, SSE, AVX.
+    let extendedStates: UInt64
 
     private init() {
         vendor = apus_host_cpuid(0, 0)
@@ -32,24 +34,32 @@ struct CPUIDProfile: Sendable {
         signature = leaf1.eax
         hasRandom = leaf1.ecx & (1 << 30) != 0
         hasExtendedState = leaf1.ecx & (1 << 26) != 0
+        let own = apus_host_features()
+        let hasAVX = own & UInt32(APUS_HOST_AVX) != 0
+        extendedStates = hasAVX ? 7 : 3
         leaf1.ecx = Self.leaf1ECX(leaf1.ecx)
+        // FMA, AVX and F16C need a system that saves YMM registers.
+        if !hasAVX { leaf1.ecx &= ~Self.wide }
         leaf1.edx &= Self.leaf1EDX
         basic = leaf1
         var leaf7 = vendor.eax >= 7 ? apus_host_cpuid(7, 0) : apus_cpuid_result()
         hasSeed = leaf7.ebx & (1 << 18) != 0
-        // FSGSBASE, SMEP, ERMS, SMAP and UMIP are the engine's own; RDSEED and SHA run on the host.
-        leaf7.ebx = leaf7.ebx & (1 << 18 | 1 << 29) | 1 << 0 | 1 << 7 | 1 << 9 | 1 << 20
-        leaf7.ecx = 1 << 2
-        // IBRS, STIBP, SSBD and ARCH_CAPABILITIES, so that systems need no work-arounds (see MSR.swift).
-        (leaf7.eax, leaf7.edx) = (isAMD ? 0 : 2, isAMD ? 0 : 1 << 26 | 1 << 27 | 1 << 29 | 1 << 31)
+        // FSGSBASE, SMEP, ERMS, SMAP and UMIP are the engine's own; BMI1, AVX2, BMI2, RDSEED, ADX, CLFLUSHOPT, SHA,
+        // GFNI, VAES and VPCLMULQDQ run on the host.
+        let kept: UInt32 = 1 << 3 | 1 << 8 | 1 << 18 | 1 << 19 | 1 << 23 | 1 << 29
+        leaf7.ebx = leaf7.ebx & (kept | (hasAVX ? 1 << 5 : 0)) | 1 << 0 | 1 << 7 | 1 << 9 | 1 << 20
+        leaf7.ecx = leaf7.ecx & (1 << 8 | (hasAVX ? 1 << 9 | 1 << 10 : 0)) | 1 << 2
+        // FSRM is the engine's own. IBRS, STIBP, SSBD and ARCH_CAPABILITIES, so that systems need no work-arounds (see
+        // MSR.swift).
+        (leaf7.eax, leaf7.edx) = (isAMD ? 0 : 2, 1 << 4 | (isAMD ? 0 : 1 << 26 | 1 << 27 | 1 << 29 | 1 << 31))
         features = leaf7
         let top = apus_host_cpuid(0x8000_0000, 0).eax
         var extra = apus_host_cpuid(0x8000_0001, 0)
-        // LAHF in 64-bit mode, PREFETCHW.
-        extra.ecx = 1 << 0 | 1 << 8
+        // LAHF in 64-bit mode, LZCNT, PREFETCHW.
+        extra.ecx = 1 << 0 | 1 << 8 | (own & UInt32(APUS_HOST_LZCNT) != 0 ? 1 << 5 : 0)
         // SYSCALL, NX, 1 GiB pages, RDTSCP, long mode; AMD repeats leaf 1 here.
-        let own: UInt32 = 1 << 11 | 1 << 20 | 1 << 26 | 1 << 27 | 1 << 29
-        extra.edx = own | (isAMD ? leaf1.edx & 0x0183_F3FF : 0)
+        let always: UInt32 = 1 << 11 | 1 << 20 | 1 << 26 | 1 << 27 | 1 << 29
+        extra.edx = always | (isAMD ? leaf1.edx & 0x0183_F3FF : 0)
         extended = extra
         brand = top >= 0x8000_0004 ? (2...4).map { apus_host_cpuid(0x8000_0000 + $0, 0) } : []
     }
@@ -57,11 +67,14 @@ struct CPUIDProfile: Sendable {
     /// FPU, DE, PSE, TSC, MSR, PAE, MCE, CX8, APIC, SEP, MTRR, PGE, MCA, CMOV, PAT, PSE-36, CLFSH, MMX, FXSR, SSE, SSE2.
     private static let leaf1EDX: UInt32 = 0x078B_FBFD
 
-    /// SSE3, PCLMULQDQ, SSSE3, CX16, SSE4.1, SSE4.2, MOVBE, POPCNT, AES, XSAVE, RDRAND as the host has them,
-    /// and the hypervisor bit.
+    /// FMA, AVX, F16C.
+    private static let wide: UInt32 = 1 << 12 | 1 << 28 | 1 << 29
+
+    /// SSE3, PCLMULQDQ, SSSE3, FMA, CX16, SSE4.1, SSE4.2, MOVBE, POPCNT, AES, XSAVE, AVX, F16C, RDRAND as the host has
+    /// them, and the hypervisor bit.
     private static func leaf1ECX(_ host: UInt32) -> UInt32 {
         let kept: UInt32 =
-            1 << 0 | 1 << 1 | 1 << 9 | 1 << 13 | 1 << 19 | 1 << 20 | 1 << 22 | 1 << 23 | 1 << 25 | 1 << 26 | 1 << 30
+            1 << 0 | 1 << 1 | 1 << 9 | 1 << 13 | 1 << 19 | 1 << 20 | 1 << 22 | 1 << 23 | 1 << 25 | 1 << 26 | 1 << 30 | wide
         return host & kept | 1 << 31
     }
 
@@ -81,7 +94,7 @@ struct CPUIDProfile: Sendable {
         case 7 where subleaf == 0: return CPUIDResult(features)
         // BHI_CTRL: systems then clear no branch history by loops.
         case 7 where subleaf == 2: return CPUIDResult(eax: 0, ebx: 0, ecx: 0, edx: isAMD ? 0 : 1 << 4)
-        case 0xD: return extendedState(subleaf)
+        case 0xD: return extendedState(subleaf, xcr0)
         case 0x8000_0000:
             let top: UInt32 = isAMD ? 0x8000_0021 : 0x8000_0008
             return CPUIDResult(eax: top, ebx: vendor.ebx, ecx: vendor.ecx, edx: vendor.edx)
@@ -116,10 +129,19 @@ struct CPUIDProfile: Sendable {
         return result
     }
 
-    /// Leaf 0xD: FXSAVE's area and the 64 bytes of header.
-    private func extendedState(_ subleaf: UInt32) -> CPUIDResult {
-        guard hasExtendedState, subleaf == 0 else { return .zero }
-        return CPUIDResult(eax: 3, ebx: 576, ecx: 576, edx: 0)
+    /// Leaf 0xD: FXSAVE's area, 64 bytes of header, the upper halves of YMM registers.
+    private func extendedState(_ subleaf: UInt32, _ xcr0: UInt64) -> CPUIDResult {
+        guard hasExtendedState else { return .zero }
+        let hasAVX = extendedStates & 4 != 0
+        let used: UInt32 = xcr0 & 4 != 0 ? 832 : 576
+        switch subleaf {
+        case 0:
+            return CPUIDResult(eax: UInt32(extendedStates), ebx: used, ecx: hasAVX ? 832 : 576, edx: 0)
+        // XSAVEOPT, XSAVEC, XGETBV with index 1.
+        case 1: return CPUIDResult(eax: 7, ebx: used, ecx: 0, edx: 0)
+        case 2 where hasAVX: return CPUIDResult(eax: 256, ebx: 576, ecx: 0, edx: 0)
+        default: return .zero
+        }
     }
 }
 

@@ -140,10 +140,13 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
         updateMode()
     }
 
-    /// XSETBV: only XCR0, x87 and SSE.
+    /// XSETBV: only XCR0; AVX needs SSE (SDM vol. 1 §13.3).
     func setXCR0(_ index: UInt32, _ value: UInt64) throws(Fault) {
-        guard index == 0, value & 1 != 0, value & ~3 == 0 else { throw raise(Vector.generalProtection, error: 0) }
+        guard index == 0, value & 1 != 0, value & ~CPUIDProfile.host.extendedStates == 0, value & 6 != 4 else {
+            throw raise(Vector.generalProtection, error: 0)
+        }
         pointee.xcr0 = value
+        updateMode()
     }
 
     /// Puts every register where reset (`powerOn`) or INIT leaves it. SDM vol. 3 table 9-1.

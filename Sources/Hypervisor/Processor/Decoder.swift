@@ -1,6 +1,6 @@
 // From bytes to a decoded instruction with its handler, in 16-, 32- and 64-bit code.
 // Source: Intel SDM volume 2, chapter 2 (prefixes, ModRM, SIB, REX, VEX), appendix A.
-// Modelled: all lengths, the 15-byte limit, LOCK's validity, VEX for general registers; not modelled: EVEX, XOP.
+// Modelled: all lengths, the 15-byte limit, LOCK's validity, VEX; not modelled: EVEX, XOP.
 // A repeated group 1 prefix: the last of F2 and F3 counts, as on the hardware.
 
 internal import CProcessor
@@ -292,11 +292,15 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
             insn.pointee.handler = undefinedInstruction
             return true
         }
-        guard let handler = integerHandler(insn) ?? systemHandler(insn) ?? vectorHandler(insn) else {
+        let handler =
+            insn.pointee.vex != 0
+            ? vectorHandler(insn) : integerHandler(insn) ?? systemHandler(insn) ?? vectorHandler(insn)
+        guard let handler else {
             insn.pointee.handler = undefinedInstruction
             return true
         }
         insn.pointee.handler = handler
+        if insn.pointee.vex != 0 { return false }
         if insn.pointee.opcode == 0xFF {
             let which = insn.pointee.modrm >> 3 & 7
             return which >= 2 && which <= 5

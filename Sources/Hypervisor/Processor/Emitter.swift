@@ -81,6 +81,22 @@ struct Emitter {
         modRM(reg, place)
     }
 
+    /// One instruction with a three-byte VEX prefix; `pp`: 0, 66, F3 or F2 as 0 to 3.
+    mutating func vex(
+        _ opcode: UInt16, pp: UInt8, w: Bool, long: Bool, _ reg: UInt8, _ third: UInt8, _ place: HostPlace
+    ) {
+        if case .state = place { byte(0x65) }
+        var high: UInt8 = reg >= 8 ? 0x60 : 0xE0
+        switch place {
+        case .register(let r), .memory(let r, _): if r >= 8 { high &= ~0x20 }
+        case .state: break
+        }
+        bytes(0xC4, high | UInt8(opcode >> 8))
+        byte((w ? 0x80 : 0) | (~third & 15) << 3 | (long ? 4 : 0) | pp)
+        byte(UInt8(truncatingIfNeeded: opcode))
+        modRM(reg, place)
+    }
+
     private mutating func modRM(_ reg: UInt8, _ place: HostPlace) {
         let middle = (reg & 7) << 3
         switch place {

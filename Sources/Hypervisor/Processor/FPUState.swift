@@ -45,6 +45,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
     /// Power-on values (SDM vol. 3 table 10-1): x87 control 0x40, MXCSR 0x1F80, registers zero.
     func resetFPU() {
         fpuImage.initializeMemory(as: UInt8.self, repeating: 0, count: MemoryLayout<apus_fpu>.size)
+        pointee.upper_zero = 0
         x87Control = 0x0040
         x87Tags = 0xFF
         mxcsr = 0x1F80

@@ -8,7 +8,7 @@ internal import CProcessor
 extension UnsafeMutablePointer where Pointee == apus_vcpu {
     /// The handler of an instruction that this part executes; nil when another part does.
     func integerHandler(_ insn: UnsafeMutablePointer<apus_insn>) -> apus_handler? {
-        if insn.pointee.vex != 0 { return vexHandler(insn) }
+        if insn.pointee.vex != 0 { return nil }
         switch insn.pointee.opcode >> 8 {
         case UInt16(APUS_MAP_1): return oneByteHandler(insn)
         case UInt16(APUS_MAP_0F): return twoByteHandler(insn)

@@ -1,6 +1,6 @@
 // BMI1 and BMI2: the VEX-encoded instructions on general registers.
 // Source: Intel SDM volume 2 (ANDN, BEXTR, BLSI, BLSMSK, BLSR, BZHI, MULX, PDEP, PEXT, RORX, SARX, SHLX, SHRX).
-// Modelled: 32- and 64-bit forms; PDEP and PEXT use the host's when it has BMI2.
+// Modelled: 32- and 64-bit forms, if the host has BMI1 and BMI2: PDEP and PEXT are its own.
 // VEX.L must be 0; in real and virtual-8086 mode these are #UD.
 
 internal import CProcessor
@@ -102,11 +102,15 @@ func vexHandler(_ insn: UnsafeMutablePointer<apus_insn>) -> apus_handler? {
     case 0x2F2: isKnown = prefixes == 0
     case 0x2F3: isKnown = prefixes == 0 && which >= 1 && which <= 3
     case 0x2F5: isKnown = prefixes != UInt8(APUS_PREFIX_66)
-    case 0x2F6, 0x3F0: isKnown = prefixes == UInt8(APUS_PREFIX_REPNE)
+    case 0x2F6: isKnown = prefixes == UInt8(APUS_PREFIX_REPNE)
+    case 0x3F0: isKnown = prefixes == UInt8(APUS_PREFIX_REPNE) && insn.pointee.vvvv == 0
     case 0x2F7: isKnown = true
     default: isKnown = false
     }
-    guard isKnown else { return nil }
+    // ANDN, BLSI and its like, BEXTR came with BMI1.
+    let isFirst = insn.pointee.opcode <= 0x2F3 || insn.pointee.opcode == 0x2F7 && prefixes == 0
+    guard isKnown, apus_host_features() & UInt32(isFirst ? APUS_HOST_BMI1 : APUS_HOST_BMI2) != 0 else { return nil }
+    insn.pointee.vector = UInt8(APUS_NATIVE_GENERAL)
     if insn.pointee.prefixes & UInt8(APUS_PREFIX_REXW) != 0 { return { execute($0, $1, UInt64.self) } }
     return { execute($0, $1, UInt32.self) }
 }

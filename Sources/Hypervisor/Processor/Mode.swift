@@ -162,6 +162,8 @@ public struct ModeKey: OptionSet {
     @inline(__always) static var flatCode: ModeKey { ModeKey(rawValue: 1 << 17) }
     /// RFLAGS.AC lets supervisor code reach user pages.
     @inline(__always) static var userAccess: ModeKey { ModeKey(rawValue: 1 << 18) }
+    /// VEX on vector registers: CR4.OSXSAVE, XCR0 with SSE and AVX, protected mode.
+    @inline(__always) static var avx: ModeKey { ModeKey(rawValue: 1 << 19) }
 
     /// Default operand size of CS in bytes: 2, 4 or 8.
     @inline(__always) var codeSize: Int { 1 << Int(rawValue & 3) }
@@ -234,7 +236,10 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
         if cr0 & CR0.emulation != 0 { key.insert(.emulation) }
         if cr0 & CR0.monitorCoprocessor != 0 { key.insert(.monitorCoprocessor) }
         if cr4 & CR4.osFXSR != 0 { key.insert(.osFXSR) }
-        if cr4 & CR4.osXSAVE != 0 { key.insert(.osXSAVE) }
+        if cr4 & CR4.osXSAVE != 0 {
+            key.insert(.osXSAVE)
+            if pointee.xcr0 & 6 == 6, pointee.protected_mode { key.insert(.avx) }
+        }
         if UInt64(pointee.system_flags) & RFLAGS.trap != 0 || hasBreakpoints { key.insert(.trap) }
         if pointee.cpl == 3, cr0 & CR0.alignmentMask != 0,
             UInt64(pointee.system_flags) & RFLAGS.alignmentCheck != 0

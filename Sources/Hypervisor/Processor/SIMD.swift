@@ -1,6 +1,6 @@
 // Execution of MMX and SSE instructions: operands in, native thunk, results out.
 // Source: Intel SDM volume 2 (instruction pages), volume 1 §9.2 and §11.5; volume 3 table 2-2.
-// Modelled: #UD, #NM, #MF, #XM, #GP for misaligned operands. Not modelled: AVX and everything VEX-encoded.
+// Modelled: #UD, #NM, #MF, #XM, #GP for misaligned operands. VEX-encoded instructions are in VEX.swift.
 // Quirks: the thunk runs with SIMD exceptions masked; an unmasked one is found in the flags it leaves, so that
 // an exact denormal result raises no unmasked underflow.
 
@@ -32,9 +32,10 @@ struct VectorOperands {
 extension UnsafeMutablePointer where Pointee == apus_vcpu {
     /// The handler of an x87, MMX or SSE instruction; nil when it is none of these.
     func vectorHandler(_ insn: UnsafeMutablePointer<apus_insn>) -> apus_handler? {
+        if insn.pointee.vex != 0 { return vexHandler(insn) ?? wideHandler(insn) }
         let opcode = insn.pointee.opcode
         if opcode == 0x9B || opcode & 0xFFF8 == 0xD8 { return x87Handler(insn) }
-        guard opcode >= 0x100, insn.pointee.vex == 0 else { return nil }
+        guard opcode >= 0x100 else { return nil }
         if let handler = stateHandler(insn) ?? oddHandler(insn) { return handler }
         return simdHandler(insn)
     }
@@ -77,7 +78,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
     }
 
     /// Where a register lies in `apus_vcpu`. MMX registers lie where ST(n) does when TOP is 0.
-    private static func offset(_ kind: OperandKind, _ number: UInt8) -> Int {
+    static func offset(_ kind: OperandKind, _ number: UInt8) -> Int {
         let fpu = MemoryLayout<apus_vcpu>.offset(of: \.fpu) ?? 0
         switch kind {
         case .none: return fpu
@@ -176,10 +177,10 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
         UnsafeMutableRawPointer(self) + (MemoryLayout<apus_vcpu>.offset(of: \.scratch) ?? 0)
     }
 
-    /// #GP(0) for a 16-byte operand that is not aligned (SDM vol. 1 §10.4.1.1).
-    @inline(__always) func checkAlignment(_ segment: Int, _ address: UInt64) throws(Fault) {
+    /// #GP(0) for an operand that is not aligned to its own size (SDM vol. 1 §10.4.1.1).
+    @inline(__always) func checkAlignment(_ segment: Int, _ address: UInt64, to bytes: UInt64 = 16) throws(Fault) {
         let base = is64Bit && segment < Seg.fs ? 0 : self.segment(segment).pointee.base
-        if (base &+ address) & 15 != 0 { throw raise(Vector.generalProtection, error: 0) }
+        if (base &+ address) & (bytes &- 1) != 0 { throw raise(Vector.generalProtection, error: 0) }
     }
 
     /// Runs the thunk, with #XM for what MXCSR leaves unmasked.

@@ -366,8 +366,12 @@ private func registerGroupHandler(_ modrm: UInt8) -> apus_handler? {
         return { cpu, _ in
             attempt { () throws(Fault) in
                 guard cpu.pointee.cr4 & CR4.osXSAVE != 0 else { throw cpu.raise(Vector.invalidOpcode) }
-                guard cpu.pointee.gpr.1 & 0xFFFF_FFFF == 0 else { throw cpu.raise(Vector.generalProtection, error: 0) }
-                cpu.setEDXEAX(cpu.pointee.xcr0)
+                // XCR0, and with index 1 what of it is in use.
+                switch cpu.pointee.gpr.1 & 0xFFFF_FFFF {
+                case 0: cpu.setEDXEAX(cpu.pointee.xcr0)
+                case 1: cpu.setEDXEAX(cpu.pointee.xcr0 & cpu.statesInUse)
+                default: throw cpu.raise(Vector.generalProtection, error: 0)
+                }
                 return Status.next
             }
         }

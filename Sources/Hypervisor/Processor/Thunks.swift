@@ -1,6 +1,6 @@
 // Native thunks: one guest instruction each, re-encoded with fixed registers and run by the host.
 // Source: Intel SDM volume 2 §2.1-2.2 (instruction format), §3.1; System V ABI for the calls.
-// Modelled: x87, MMX, SSE families. Not modelled: VEX forms.
+// Modelled: x87, MMX, SSE families; VEX forms are in VEXThunks.swift.
 // Quirks: rdi = REG operand's place, rsi = R/M operand's place, rdx = vCPU, rcx = guest flags.
 
 internal import CProcessor
@@ -23,8 +23,8 @@ struct ThunkKey: Hashable {
     var hasImmediate = false
     var isMemory = false
     var isWide = false
-    /// A second 66 in front of F2: only CRC32 cares.
-    var isHalf = false
+    /// 1: VEX; 3: with VEX.L.
+    var vex: UInt8 = 0
 }
 
 /// Emits and keeps thunks. One for the process: native code knows no vCPU.
@@ -39,7 +39,7 @@ final class ThunkStore: Sendable {
     private let state: Mutex<State>
     /// MXCSR that the rest of this process runs with, at the buffer's start.
     private static let hostMXCSR: UInt32 = 0x1F80
-    private static let bytes = 4 << 20
+    private static let bytes = 16 << 20
 
     private init() {
         let buffer = apus_code_buffer_make(Self.bytes)
@@ -75,7 +75,7 @@ struct ThunkCode {
 
     init(position: Int) { self.position = position }
 
-    private static let fpu = Int32(truncatingIfNeeded: MemoryLayout<apus_vcpu>.offset(of: \.fpu) ?? 0)
+    static let fpu = Int32(truncatingIfNeeded: MemoryLayout<apus_vcpu>.offset(of: \.fpu) ?? 0)
 
     mutating func emit(_ code: UInt8...) { bytes.append(contentsOf: code) }
 

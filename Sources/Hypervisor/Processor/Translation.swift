@@ -14,6 +14,7 @@ struct Translation {
         var resume: UnsafeMutablePointer<UInt8>?
         var restores = false
         var isVector = false
+        var hasUpper = false
     }
     /// A conditional branch out of the block.
     private struct Branch {
@@ -35,6 +36,8 @@ struct Translation {
     var isSaved = true
     /// The guest's XMM registers are the host's.
     var isVector = false
+    /// So are the upper halves of the YMM registers.
+    var hasUpper = false
     /// Jumps of places where the XMM registers cannot be loaded, and the instruction before.
     private var refusals: [(jump: UnsafeMutablePointer<UInt8>, index: Int)] = []
     private var slow = Slow(index: 0, jumps: (nil, nil, nil))
@@ -88,7 +91,8 @@ struct Translation {
                 (isNative, isSaved) = (false, true)
                 index = end
                 isVector = needsVector(end)
-                if isVector { loadVector(end - 1) }
+                hasUpper = needsUpper(end)
+                if isVector { loadVector(end - 1, upper: hasUpper) }
             } else {
                 index += emit(index)
             }
@@ -131,7 +135,7 @@ struct Translation {
         guard slow.jumps.0 != nil else { return slow.number }
         slow.resume = emitter.at
         slow.restores = isNative && plans[index].liveOut != 0
-        slow.isVector = isVector
+        (slow.isVector, slow.hasUpper) = (isVector, hasUpper)
         slows.append(slow)
         return slow.number
     }
@@ -185,7 +189,7 @@ struct Translation {
             if let jump = slow.jumps.1 { emitter.aim(jump, emitter.at) }
             if let jump = slow.jumps.2 { emitter.aim(jump, emitter.at) }
             callHandlers(slow.index, slow.number)
-            if slow.isVector { loadVector(slow.index + slow.number - 1) }
+            if slow.isVector { loadVector(slow.index + slow.number - 1, upper: slow.hasUpper) }
             if slow.restores { emitRestore() }
             if let resume = slow.resume { emitter.jump(to: resume) }
         }
@@ -214,6 +218,16 @@ struct Translation {
         for index in start..<count {
             if plans[index].form == .handler { return false }
             if plans[index].form == .vector || plans[index].form == .control { return true }
+            if plans[index].form == .wide { return true }
+        }
+        return false
+    }
+
+    /// A VEX instruction on vector registers comes before the next handler.
+    private func needsUpper(_ start: Int) -> Bool {
+        for index in start..<count {
+            if plans[index].form == .handler { return false }
+            if plans[index].form == .wide { return true }
         }
         return false
     }
@@ -221,7 +235,8 @@ struct Translation {
     /// Has the XMM registers loaded at the block's start, out of line; where.
     private mutating func enterVector() -> (UnsafeMutablePointer<UInt8>, UnsafeMutablePointer<UInt8>) {
         isVector = true
-        emitter.insn(0x83, 4, 7, .state(StateOffset.vectorLive))
+        hasUpper = needsUpper(0)
+        emitter.insn(0x83, 4, 7, .state(hasUpper ? StateOffset.upperLive : StateOffset.vectorLive))
         emitter.byte(0)
         let jump = emitter.jump(if: 4)
         return (jump, emitter.at)
@@ -229,16 +244,31 @@ struct Translation {
 
     private mutating func emitVectorEntry(_ entry: (UnsafeMutablePointer<UInt8>, UnsafeMutablePointer<UInt8>)) {
         emitter.aim(entry.0, emitter.at)
+        var loaded: UnsafeMutablePointer<UInt8>?
+        if needsUpper(0) {
+            emitter.insn(0x83, 4, 7, .state(StateOffset.vectorLive))
+            emitter.byte(0)
+            loaded = emitter.jump(if: 5)
+        }
         emitter.call(common.loadVector)
-        emitter.jump(if: 4, to: entry.1)
+        if let loaded {
+            let refused = emitter.jump(if: 5)
+            emitter.aim(loaded, emitter.at)
+            emitter.call(common.loadUpper)
+            emitter.jump(to: entry.1)
+            emitter.aim(refused, emitter.at)
+        } else {
+            emitter.jump(if: 4, to: entry.1)
+        }
         emitter.loadConstant(HostRegister.scratch, UInt64(UInt(bitPattern: block)))
         emitter.jump(to: common.interpret)
     }
 
     /// Loads the XMM registers behind an instruction that a handler ran; flags are saved.
-    private mutating func loadVector(_ index: Int) {
+    private mutating func loadVector(_ index: Int, upper: Bool) {
         emitter.call(common.loadVector)
         refusals.append((emitter.jump(if: 5), index))
+        if upper { emitter.call(common.loadUpper) }
     }
 
     // MARK: Flags
@@ -312,8 +342,8 @@ struct Translation {
         emitter.bytes(0x65, 0x4D, 0x33, 0x93)  // xor r10, gs:[r11 + tag]
         emitter.long(offset)
         if aligned {
-            emitter.bytes(0x49, 0xF7, 0xC2)  // test r10, all but a page's multiples of 16
-            emitter.long(15 - 4096)
+            emitter.bytes(0x49, 0xF7, 0xC2)  // test r10, all but a page's multiples of the size
+            emitter.long(Int32(size) - 1 - 4096)
             giveUp(if: 5)
         } else {
             emitter.bytes(0x49, 0x81, 0xFA)  // cmp r10, 4096 - size

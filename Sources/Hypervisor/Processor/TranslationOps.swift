@@ -42,6 +42,10 @@ extension Translation {
         case .fence: emitter.bytes(0x0F, 0xAE, insn.pointee.modrm)
         case .vector: emitVector(insn, plan)
         case .control: emitControl(insn, plan)
+        case .wide: emitWide(insn, plan)
+        case .zeroUpper: emitZeroUpper()
+        case .wideGeneral: emitWideGeneral(insn, plan)
+        case .extended: emitExtended(insn, plan)
         }
     }
 

@@ -27,6 +27,10 @@ enum NativeForm: UInt8 {
     case vector
     /// LDMXCSR and STMXCSR.
     case control
+    /// VEX on vector registers; VZEROUPPER; VEX on general registers.
+    case wide, zeroUpper, wideGeneral
+    /// MOVBE, CRC32, ADCX, ADOX.
+    case extended
 }
 
 struct NativePlan {
@@ -66,9 +70,10 @@ struct NativePlan {
     static func of(_ insn: Insn) -> NativePlan {
         let handler = unsafeBitCast(insn.pointee.handler, to: UInt.self)
         if handler == none { return .plain(.nothing) }
-        guard handler != undefined, insn.pointee.vex == 0, insn.pointee.mem == 0 || insn.pointee.addr_size == 8
+        guard handler != undefined, insn.pointee.mem == 0 || insn.pointee.addr_size == 8
         else { return NativePlan() }
-        if insn.pointee.vector == 1 { return vector(insn) }
+        if insn.pointee.vex != 0 { return wide(insn) }
+        if insn.pointee.vector == UInt8(APUS_NATIVE_SSE) { return vector(insn) }
         if insn.pointee.prefixes & UInt8(APUS_PREFIX_LOCK) != 0 { return locked(of(insn, isLocked: true)) }
         return of(insn, isLocked: false)
     }
@@ -78,6 +83,7 @@ struct NativePlan {
         switch insn.pointee.opcode >> 8 {
         case 0: plan = oneByte(insn)
         case 1: plan = twoByte(insn)
+        case 2: return extended(insn)
         default: return NativePlan()
         }
         switch plan.form {
@@ -260,5 +266,5 @@ struct NativePlan {
 
 extension apus_insn {
     /// LDMXCSR or STMXCSR, if it is 1AE and allowed at all: then `stateHandler` marked it.
-    fileprivate var isControl: Bool { vector == 2 }
+    fileprivate var isControl: Bool { vector == UInt8(APUS_NATIVE_CONTROL) }
 }

@@ -19,11 +19,14 @@ enum StateOffset {
     static let flags = place(\.native_flags)
     static let target = place(\.native_target)
     static let vectorLive = place(\.vector_live)
+    static let upperLive = place(\.upper_live)
+    static let upperZero = place(\.upper_zero)
     static let hostMXCSR = place(\.host_mxcsr)
     static let current = place(\.current)
     static let fpu = place(\.fpu)
     static let mxcsr = fpu + Int32(FXSAVEOffset.mxcsr)
     static func xmm(_ number: UInt8) -> Int32 { fpu + Int32(FXSAVEOffset.xmm) + Int32(number) * 16 }
+    static func upper(_ number: UInt8) -> Int32 { fpu + Int32(FXSAVEOffset.upper) + Int32(number) * 16 }
     static let tlb = place(\.tlb)
     static func segmentBase(_ index: UInt8) -> Int32 { Int32(APUS_SEGMENTS_OFFSET) + Int32(index) * 16 }
 }
@@ -44,6 +47,8 @@ struct CommonCode {
     let handlers: UnsafeMutablePointer<UInt8>
     /// Loads the XMM registers; the zero flag tells whether that is allowed.
     let loadVector: UnsafeMutablePointer<UInt8>
+    /// Loads the upper halves of the YMM registers beside the lower ones.
+    let loadUpper: UnsafeMutablePointer<UInt8>
     /// Leaves with `Status.interpret`; r11 is the block that its handlers must run.
     let interpret: UnsafeMutablePointer<UInt8>
     /// Looks `rip` up in the jump cache.
@@ -92,11 +97,13 @@ struct Translator {
         Self.emitDispatch(&emitter, exit: exit)
         let loadVector = emitter.at
         Self.emitLoadVector(&emitter)
+        let loadUpper = emitter.at
+        Self.emitLoadUpper(&emitter)
         let interpret = emitter.at
         Self.emitInterpret(&emitter)
         common = CommonCode(
-            executable: executable, exit: exit, handlers: handlers, loadVector: loadVector, interpret: interpret,
-            dispatch: dispatch)
+            executable: executable, exit: exit, handlers: handlers, loadVector: loadVector, loadUpper: loadUpper,
+            interpret: interpret, dispatch: dispatch)
         next = emitter.at
         firstFree = next
         blocks.heat = self.threshold
@@ -170,6 +177,7 @@ struct Translator {
         emitter.insn(0x1AE, 4, 3, .state(StateOffset.mxcsr))  // stmxcsr
         emitter.insn(0x1AE, 4, 2, .state(StateOffset.hostMXCSR))  // ldmxcsr
         for number in 0..<16 as Range<UInt8> { emitter.insn(0x129, 4, number, .state(StateOffset.xmm(number))) }
+        saveUpper(&emitter)
         emitter.aim(skip, emitter.at)
     }
 

@@ -1,6 +1,6 @@
 // What the operands of each MMX and SSE instruction are.
 // Source: Intel SDM volume 2, opcode maps (appendix A, tables) and the instruction pages.
-// Modelled: MMX, SSE to SSE4.2, AES, PCLMULQDQ, SHA. Not modelled: 3DNow!, SSE4a, VEX, EVEX.
+// Modelled: MMX, SSE to SSE4.2, AES, PCLMULQDQ, SHA, GFNI. Not modelled: 3DNow!, SSE4a, EVEX; VEX: VEXForms.swift.
 // Quirks: a form that is absent here does not exist: the guest gets #UD.
 
 internal import CProcessor
@@ -220,6 +220,7 @@ struct VectorForm {
         case (0x37, 0x66): return packed([], APUS_HOST_SSE42)
         case (0xC8...0xCA, 0), (0xCC...0xCD, 0): return packed([], APUS_HOST_SHA)
         case (0xCB, 0): return packed(.implicitXMM0, APUS_HOST_SHA)
+        case (0xCF, 0x66): return packed([], APUS_HOST_GFNI)
         case (0xDB...0xDF, 0x66): return packed([], APUS_HOST_AES)
         default: return nil
         }
@@ -245,6 +246,7 @@ struct VectorForm {
         case 0x40, 0x41: return packed([.floating, .immediate], sse41)
         case 0x44: return packed(.immediate, APUS_HOST_PCLMUL)
         case 0x60...0x63: return VectorForm(.xmm, .xmm, 16, [.immediate, .flags, .string, .noResult], APUS_HOST_SSE42)
+        case 0xCE, 0xCF: return packed(.immediate, APUS_HOST_GFNI)
         case 0xDF: return packed(.immediate, APUS_HOST_AES)
         default: return nil
         }

@@ -6,7 +6,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/// Registers before and after. `fx` is an FXSAVE64 image.
+/// Registers before and after. `fx` is an FXSAVE64 image; `upper` are the upper halves of YMM0 to YMM15, if the host has
+/// them.
 typedef struct native_state {
     uint64_t gpr[16];
     uint64_t flags;
@@ -15,8 +16,10 @@ typedef struct native_state {
     /// Vector of the exception that ended the code (INT3: 3).
     uint64_t vector;
     uint64_t fault_address;
-    uint64_t padding[12];
+    uint64_t has_upper;
+    uint64_t padding[11];
     uint8_t fx[512];
+    uint8_t upper[256];
 } native_state;
 
 /// The state that `native_run` starts from and leaves behind: 64-byte aligned.

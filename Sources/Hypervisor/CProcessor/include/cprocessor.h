@@ -51,9 +51,17 @@ struct apus_insn {
     uint8_t flat;      ///< 1: linear address = effective address, nothing to check
     uint8_t reg_at;    ///< byte offset of `reg` within `gpr`; AH...BH are odd
     uint8_t rm_at;     ///< the same for `rm`
-    uint8_t vector;    ///< 1: works on XMM and general registers only, and translates as it is; 2: LDMXCSR, STMXCSR
+    uint8_t vector;    ///< how it translates as it is: APUS_NATIVE_*
     uint64_t addr_mask; ///< what `addr_size` leaves of an effective address
     void *_Nullable extra; ///< native thunk, or whatever the handler keeps
+};
+
+enum {
+    APUS_NATIVE_SSE = 1,     ///< works on XMM and general registers only
+    APUS_NATIVE_CONTROL = 2, ///< LDMXCSR, STMXCSR
+    APUS_NATIVE_VEX = 3,     ///< VEX on YMM, XMM and general registers
+    APUS_NATIVE_ZERO = 4,    ///< VZEROUPPER
+    APUS_NATIVE_GENERAL = 5, ///< BMI1, BMI2: VEX on general registers
 };
 
 enum { APUS_MAP_1 = 0, APUS_MAP_0F = 1, APUS_MAP_0F38 = 2, APUS_MAP_0F3A = 3 };
@@ -123,7 +131,7 @@ enum {
     APUS_EXIT_FATAL = 5,     ///< the engine cannot go on; `exit_detail` holds a code
 };
 
-/// FXSAVE image and XSAVE header (SDM vol. 1 §13.4): x87/MMX at 32, XMM at 160.
+/// XSAVE area in its standard form (SDM vol. 1 §13.4): x87/MMX at 32, XMM at 160, upper halves of YMM at 576.
 /// Aligned to 16 only: Swift imports nothing that is aligned more strictly.
 typedef struct apus_fpu { _Alignas(16) uint8_t bytes[1024]; } apus_fpu;
 
@@ -186,9 +194,11 @@ struct apus_vcpu {
     uint64_t native_flags;     ///< arithmetic flags as LAHF (bits 15-8) and SETO (bits 7-0) give them
     uint64_t vector_live;      ///< 1: the guest's XMM registers and MXCSR are in the host's, not in `fpu`
     uint32_t host_mxcsr;       ///< what the rest of the process runs with
+    uint32_t upper_live;       ///< 1: the upper halves of the guest's YMM registers are in the host's, too
+    uint32_t upper_zero;       ///< 1: the upper halves in `fpu` are stale: all are zero
     uint32_t padding;
     uint64_t pdpte[4];         ///< of PAE paging, as loaded with CR3
-    uint64_t more_padding[4];  ///< puts `fpu` and `scratch` at multiples of 64
+    uint64_t more_padding[3];  ///< puts `fpu` and `scratch` at multiples of 64
     apus_tlb_entry *tlb_read;  ///< the active set, APUS_TLB_ENTRIES each; see `selectTLB`
     apus_tlb_entry *tlb_write;
     apus_tlb_entry *tlb_first; ///< tlb[0][0]
