@@ -98,6 +98,42 @@ import Testing
         try check("vector", base: 1_000_000, length: 8) { $0.vector() }
     }
 
+    @Test func translatedX87InstructionsDoWhatTheHostDoes() throws {
+        try check("translated x87", base: 16_000_000, length: 10, translated: true) {
+            switch $0.random.below(8) {
+            case 0: $0.integer()
+            case 1: $0.vector()
+            case 2: $0.saveAndRestore()
+            case 3: $0.mmx()
+            default: $0.x87()
+            }
+        }
+    }
+
+    /// FIP, FDP and FOP, which the host has for its own code, are compared between translator and interpreter.
+    @Test func translatedX87InstructionsKeepTheirPointers() throws {
+        let user = try UserGuest()
+        var wrong: [UInt64] = []
+        for seed in 17_000_000..<17_000_000 + Self.cases {
+            var generator = InstructionGenerator(seed: seed)
+            let state = generator.state(unmasked: seed & 1 != 0)
+            let data = [UInt8](repeating: UInt8(truncatingIfNeeded: seed), count: UserGuest.dataBytes)
+            for _ in 0..<8 {
+                switch generator.random.below(8) {
+                case 0: generator.integer()
+                case 1: generator.saveAndRestore()
+                default: generator.x87()
+                }
+            }
+            let images = [false, true].map { (isTranslated: Bool) in
+                user.isTranslated = isTranslated
+                return Array(user.runInGuest(generator.bytes + [0xCC], state, data).fx[6..<24])
+            }
+            if images[0] != images[1] { wrong.append(seed) }
+        }
+        #expect(wrong.isEmpty)
+    }
+
     @Test func x87InstructionsDoWhatTheHostDoes() throws {
         try check("x87", base: 2_000_000, length: 6) { $0.x87() }
     }

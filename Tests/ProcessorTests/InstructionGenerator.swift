@@ -564,8 +564,15 @@ struct InstructionGenerator {
         encode([0x8D], reg: register(), rm: nil, wide: wide, prefixes: prefixes)
     }
 
+    /// One instruction on MMX registers, or EMMS.
+    mutating func mmx() { if random.chance(8) { emms() } else { vector(mmxOnly: true) } }
+    private mutating func emms() {
+        begin()
+        emit(0x0F, 0x77)
+    }
+
     /// One MMX or SSE instruction that `VectorForm` knows.
-    mutating func vector() {
+    mutating func vector(mmxOnly: Bool = false) {
         begin()
         while true {
             let map = [0x100, 0x100, 0x200, 0x300][random.below(4)]
@@ -574,7 +581,8 @@ struct InstructionGenerator {
             let group = UInt8(random.below(8))
             guard let form = VectorForm.find(opcode: opcode, prefix: prefix, group: group, isMemory: false),
                 form.feature == 0 || apus_host_features() & UInt32(form.feature) != 0,
-                !(isUnmasked && (opcode == 0x340 || opcode == 0x341))
+                !(isUnmasked && (opcode == 0x340 || opcode == 0x341)),
+                !mmxOnly || form.reg == .mmx || form.rm == .mmx
             else { continue }
             // Some hosts do not check the alignment of SHA's operands.
             let canBeMisaligned = form.feature != APUS_HOST_SHA && random.chance(100)

@@ -199,10 +199,46 @@ import Testing
         // mov eax, 1; cpuid; hlt
         guest.run([0xB8, 1, 0, 0, 0, 0x0F, 0xA2, 0xF4])
         let (ecx, edx) = (guest.cpu.pointee.gpr.1, guest.cpu.pointee.gpr.2)
-        // No MONITOR, VMX, FMA, PCID, AVX, F16C; a hypervisor; FPU, TSC, MSR, PAE, APIC, SSE2.
-        #expect(ecx & (1 << 3 | 1 << 5 | 1 << 12 | 1 << 17 | 1 << 28 | 1 << 29) == 0)
+        // No MONITOR, VMX; a hypervisor; FPU, TSC, MSR, PAE, APIC, SSE2.
+        #expect(ecx & (1 << 3 | 1 << 5) == 0)
         #expect(ecx & 1 << 31 != 0)
         #expect(edx & 0x0400_0271 == 0x0400_0271)
+    }
+
+    @Test func wideRegistersAreOfferedWithTheirState() {
+        let profile = CPUIDProfile.host
+        func leaf(_ leaf: UInt32, _ subleaf: UInt32 = 0, xcr0: UInt64 = 7) -> CPUIDResult {
+            profile.answer(leaf: leaf, subleaf: subleaf, cr4: 0, xcr0: xcr0)
+        }
+        let hasAVX = apus_host_features() & UInt32(APUS_HOST_AVX) != 0
+        #expect((leaf(1).ecx & 1 << 28 != 0) == hasAVX)
+        // FMA and F16C, AVX2, VAES and VPCLMULQDQ, not without AVX; AVX-512 never.
+        if !hasAVX { #expect(leaf(1).ecx & (1 << 12 | 1 << 29) == 0 && leaf(7).ebx & 1 << 5 == 0) }
+        #expect(leaf(7).ebx & 0xDC23_0000 & ~(1 << 29) & ~(1 << 30) & ~(1 << 20) == 0)
+        #expect(leaf(0xD).eax == (hasAVX ? 7 : 3))
+        #expect(leaf(0xD, xcr0: 3).ebx == 576)
+        #expect(leaf(0xD, xcr0: 7).ebx == 832)
+        #expect(leaf(0xD, 2).eax == (hasAVX ? 256 : 0))
+    }
+
+    @Test func vexInstructionsNeedTheirStateEnabled() {
+        guard apus_host_features() & UInt32(APUS_HOST_AVX) != 0 else { return }
+        // vxorps ymm0, ymm0, ymm0; hlt
+        let code: [UInt8] = [0xC5, 0xFC, 0x57, 0xC0, 0xF4]
+        func vector(cr4: UInt64, xcr0: UInt64, taskSwitched: Bool = false) -> UInt64? {
+            let guest = SystemGuest()
+            guest.long()
+            guest.cpu.pointee.cr4 |= cr4
+            guest.cpu.pointee.xcr0 = xcr0
+            if taskSwitched { guest.cpu.pointee.cr0 |= CR0.taskSwitched }
+            guest.cpu.updateMode()
+            guest.run(code)
+            return guest.cpu.pointee.rip == 0x8005 ? nil : guest.vector
+        }
+        #expect(vector(cr4: 0, xcr0: 7) == 6)
+        #expect(vector(cr4: CR4.osXSAVE, xcr0: 3) == 6)
+        #expect(vector(cr4: CR4.osXSAVE, xcr0: 7) == nil)
+        #expect(vector(cr4: CR4.osXSAVE, xcr0: 7, taskSwitched: true) == 7)
     }
 
     @Test func timeStampsCanBeKeptFromUserCode() {

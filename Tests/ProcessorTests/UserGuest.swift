@@ -83,12 +83,14 @@ final class UserGuest {
     let guest: TinyGuest
     /// 64-bit mode, or 32 bits in compatibility mode.
     private let bits: Int
-    private let isTranslated: Bool
+    /// Blocks are translated before they run for the first time; else they never are.
+    var isTranslated: Bool {
+        didSet { guest.cpu.engine.pointee.blocks.heat = isTranslated ? 1 : 0 }
+    }
     private let sandbox: RAM
     private let hostCode: UnsafeMutableRawPointer
     private let hostData: UnsafeMutableRawPointer
 
-    /// `translated`: blocks are translated before they run for the first time; else they never are.
     init(bits: Int = 64, translated: Bool = false) throws {
         (self.bits, isTranslated) = (bits, translated)
         sandbox = try RAM(start: Self.code, bytes: 2 << 20)
@@ -170,7 +172,7 @@ final class UserGuest {
         return result
     }
 
-    private func runInGuest(_ code: [UInt8], _ state: UserState, _ data: [UInt8]) -> UserState {
+    func runInGuest(_ code: [UInt8], _ state: UserState, _ data: [UInt8]) -> UserState {
         let cpu = guest.cpu
         sandbox.host.copyMemory(from: code, byteCount: code.count)
         (sandbox.host + Int(Self.data - Self.code)).copyMemory(from: data, byteCount: Self.dataBytes)

@@ -54,6 +54,7 @@ static uint32_t find_host_features(void) {
     if (c & 1u << 1) found |= APUS_HOST_PCLMUL;
     if (c & 1u << 22) found |= APUS_HOST_MOVBE;
     if (c & 1u << 23) found |= APUS_HOST_POPCNT;
+    if (c & 1u << 27) found |= APUS_HOST_XSAVE;
     bool avx = (c & 1u << 27) && (c & 1u << 28) && has_ymm_state();
     if (avx) found |= APUS_HOST_AVX;
     if (avx && (c & 1u << 12)) found |= APUS_HOST_FMA;

@@ -68,7 +68,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
         let bytes = form.traits.contains(.generalWidth) ? (wide ? 8 : 4) : form.bytes
         insn.pointee.extra = thunk
         insn.pointee.immediate = UInt8(truncatingIfNeeded: insn.pointee.imm)
-        insn.pointee.vector = form.reg == .mmx || form.rm == .mmx ? 0 : 1
+        insn.pointee.vector = UInt8(form.reg == .mmx || form.rm == .mmx ? APUS_NATIVE_MMX : APUS_NATIVE_SSE)
         insn.pointee.imm =
             VectorOperands(
                 form: form, regOffset: Self.offset(form.reg, insn.pointee.reg),

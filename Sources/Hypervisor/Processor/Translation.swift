@@ -15,6 +15,8 @@ struct Translation {
         var restores = false
         var isVector = false
         var hasUpper = false
+        var hasX87 = false
+        var knowsX87Block = false
     }
     /// A conditional branch out of the block.
     private struct Branch {
@@ -38,7 +40,11 @@ struct Translation {
     var isVector = false
     /// So are the upper halves of the YMM registers.
     var hasUpper = false
-    /// Jumps of places where the XMM registers cannot be loaded, and the instruction before.
+    /// The guest's x87 and MMX registers are the host's.
+    var hasX87 = false
+    /// `x87_block` is this block's address.
+    var knowsX87Block = false
+    /// Jumps of places where the XMM or x87 registers cannot be loaded, and the instruction before.
     private var refusals: [(jump: UnsafeMutablePointer<UInt8>, index: Int)] = []
     private var slow = Slow(index: 0, jumps: (nil, nil, nil))
     private var slows: [Slow] = []
@@ -81,6 +87,7 @@ struct Translation {
         emitter.byte(0)
         emitter.jump(if: 5, to: common.exit)
         let entry = needsVector(0) ? enterVector() : nil
+        let x87Entry = needsX87(0) ? enterX87() : nil
         var index = 0
         while index < count {
             if plans[index].form == .handler {
@@ -93,6 +100,9 @@ struct Translation {
                 isVector = needsVector(end)
                 hasUpper = needsUpper(end)
                 if isVector { loadVector(end - 1, upper: hasUpper) }
+                hasX87 = needsX87(end)
+                knowsX87Block = false
+                if hasX87 { loadX87(end - 1) }
             } else {
                 index += emit(index)
             }
@@ -105,6 +115,7 @@ struct Translation {
         }
         emitSlow()
         if let entry { emitVectorEntry(entry) }
+        if let x87Entry { emitX87Entry(x87Entry) }
         for refusal in refusals {
             emitter.aim(refusal.jump, emitter.at)
             retire(refusal.index + 1)
@@ -136,6 +147,7 @@ struct Translation {
         slow.resume = emitter.at
         slow.restores = isNative && plans[index].liveOut != 0
         (slow.isVector, slow.hasUpper) = (isVector, hasUpper)
+        (slow.hasX87, slow.knowsX87Block) = (hasX87, knowsX87Block)
         slows.append(slow)
         return slow.number
     }
@@ -190,6 +202,10 @@ struct Translation {
             if let jump = slow.jumps.2 { emitter.aim(jump, emitter.at) }
             callHandlers(slow.index, slow.number)
             if slow.isVector { loadVector(slow.index + slow.number - 1, upper: slow.hasUpper) }
+            if slow.hasX87 {
+                loadX87(slow.index + slow.number - 1)
+                if slow.knowsX87Block { renoteX87() }
+            }
             if slow.restores { emitRestore() }
             if let resume = slow.resume { emitter.jump(to: resume) }
         }
@@ -218,7 +234,16 @@ struct Translation {
         for index in start..<count {
             if plans[index].form == .handler { return false }
             if plans[index].form == .vector || plans[index].form == .control { return true }
-            if plans[index].form == .wide { return true }
+            if plans[index].form == .wide || plans[index].form == .mmx && usesXMM(index) { return true }
+        }
+        return false
+    }
+
+    /// An x87 or MMX instruction comes before the next handler.
+    private func needsX87(_ start: Int) -> Bool {
+        for index in start..<count {
+            if plans[index].form == .handler { return false }
+            if plans[index].form == .x87 || plans[index].form == .mmx { return true }
         }
         return false
     }
@@ -269,6 +294,29 @@ struct Translation {
         emitter.call(common.loadVector)
         refusals.append((emitter.jump(if: 5), index))
         if upper { emitter.call(common.loadUpper) }
+    }
+
+    /// Has the x87 registers loaded at the block's start, out of line; where.
+    private mutating func enterX87() -> (UnsafeMutablePointer<UInt8>, UnsafeMutablePointer<UInt8>) {
+        hasX87 = true
+        emitter.insn(0x83, 4, 7, .state(StateOffset.x87Live))
+        emitter.byte(0)
+        let jump = emitter.jump(if: 4)
+        return (jump, emitter.at)
+    }
+
+    private mutating func emitX87Entry(_ entry: (UnsafeMutablePointer<UInt8>, UnsafeMutablePointer<UInt8>)) {
+        emitter.aim(entry.0, emitter.at)
+        emitter.call(common.loadX87)
+        emitter.jump(if: 4, to: entry.1)
+        emitter.loadConstant(HostRegister.scratch, UInt64(UInt(bitPattern: block)))
+        emitter.jump(to: common.interpret)
+    }
+
+    /// Loads the x87 registers behind an instruction that a handler ran; flags are saved.
+    private mutating func loadX87(_ index: Int) {
+        emitter.call(common.loadX87)
+        refusals.append((emitter.jump(if: 5), index))
     }
 
     // MARK: Flags

@@ -46,6 +46,8 @@ extension Translation {
         case .zeroUpper: emitZeroUpper()
         case .wideGeneral: emitWideGeneral(insn, plan)
         case .extended: emitExtended(insn, plan)
+        case .x87: emitX87(insn, plan)
+        case .mmx: emitMMX(insn, plan)
         }
     }
 

@@ -31,6 +31,7 @@ enum NativeForm: UInt8 {
     case wide, zeroUpper, wideGeneral
     /// MOVBE, CRC32, ADCX, ADOX.
     case extended
+    case x87, mmx
 }
 
 struct NativePlan {
@@ -73,7 +74,12 @@ struct NativePlan {
         guard handler != undefined, insn.pointee.mem == 0 || insn.pointee.addr_size == 8
         else { return NativePlan() }
         if insn.pointee.vex != 0 { return wide(insn) }
-        if insn.pointee.vector == UInt8(APUS_NATIVE_SSE) { return vector(insn) }
+        switch Int32(insn.pointee.vector) {
+        case Int32(APUS_NATIVE_SSE): return vector(insn)
+        case Int32(APUS_NATIVE_X87): return x87(insn)
+        case Int32(APUS_NATIVE_MMX): return mmx(insn)
+        default: break
+        }
         if insn.pointee.prefixes & UInt8(APUS_PREFIX_LOCK) != 0 { return locked(of(insn, isLocked: true)) }
         return of(insn, isLocked: false)
     }

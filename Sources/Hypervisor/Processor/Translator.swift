@@ -21,6 +21,10 @@ enum StateOffset {
     static let vectorLive = place(\.vector_live)
     static let upperLive = place(\.upper_live)
     static let upperZero = place(\.upper_zero)
+    static let x87Live = place(\.x87_live)
+    static let x87Block = place(\.x87_block)
+    static let x87Last = place(\.x87_last)
+    static let x87Data = place(\.x87_data)
     static let hostMXCSR = place(\.host_mxcsr)
     static let current = place(\.current)
     static let fpu = place(\.fpu)
@@ -49,6 +53,8 @@ struct CommonCode {
     let loadVector: UnsafeMutablePointer<UInt8>
     /// Loads the upper halves of the YMM registers beside the lower ones.
     let loadUpper: UnsafeMutablePointer<UInt8>
+    /// Loads the x87 registers; the zero flag tells whether that is allowed.
+    let loadX87: UnsafeMutablePointer<UInt8>
     /// Leaves with `Status.interpret`; r11 is the block that its handlers must run.
     let interpret: UnsafeMutablePointer<UInt8>
     /// Looks `rip` up in the jump cache.
@@ -99,11 +105,13 @@ struct Translator {
         Self.emitLoadVector(&emitter)
         let loadUpper = emitter.at
         Self.emitLoadUpper(&emitter)
+        let loadX87 = emitter.at
+        Self.emitLoadX87(&emitter)
         let interpret = emitter.at
         Self.emitInterpret(&emitter)
         common = CommonCode(
             executable: executable, exit: exit, handlers: handlers, loadVector: loadVector, loadUpper: loadUpper,
-            interpret: interpret, dispatch: dispatch)
+            loadX87: loadX87, interpret: interpret, dispatch: dispatch)
         next = emitter.at
         firstFree = next
         blocks.heat = self.threshold
@@ -155,6 +163,7 @@ struct Translator {
     private static func emitExit(_ emitter: inout Emitter) {
         saveVector(&emitter)
         storeGuest(&emitter)
+        saveX87(&emitter)
         emitter.bytes(0xB8, UInt8(truncatingIfNeeded: Status.jump), 0, 0, 0)  // mov eax, jump
         leave(&emitter)
     }
@@ -163,6 +172,7 @@ struct Translator {
         emitter.store(HostRegister.scratch, .state(StateOffset.current))
         saveVector(&emitter)
         storeGuest(&emitter)
+        saveX87(&emitter)
         emitter.bytes(0xB8, UInt8(truncatingIfNeeded: Status.interpret), 0, 0, 0)  // mov eax, interpret
         leave(&emitter)
     }
@@ -201,6 +211,7 @@ struct Translator {
     private static func emitHandlers(_ emitter: inout Emitter) {
         saveVector(&emitter)
         storeGuest(&emitter)
+        saveX87(&emitter)
         emitter.load(7, .memory(4, 8))
         emitter.move(6, HostRegister.scratch)
         emitter.move(2, HostRegister.address)

@@ -15,6 +15,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
         case 0x177 where !isRepeated && prefixes & APUS_PREFIX_66 == 0:
             if key.contains(.emulation) { return nil }
             if key.contains(.taskSwitched) { return Self.notAvailable }
+            insn.pointee.vector = UInt8(APUS_NATIVE_MMX)
             return { cpu, _ in
                 Self.status { () throws(Fault) in
                     try cpu.checkPendingX87()

@@ -6,7 +6,7 @@
 internal import CProcessor
 
 /// Memory operand of an escape opcode.
-private enum X87Operand {
+enum X87Operand {
     case load(UInt8), store(UInt8), control, invalid
 
     /// By opcode D8...DF and ModRM.reg.
@@ -54,6 +54,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
         let opcode = UInt8(truncatingIfNeeded: insn.pointee.opcode)
         if opcode == 0x9B {
             if key.contains(.taskSwitched), key.contains(.monitorCoprocessor) { return Self.notAvailable }
+            insn.pointee.vector = UInt8(APUS_NATIVE_X87)
             return { cpu, _ in Self.status { () throws(Fault) in try cpu.checkPendingX87() } }
         }
         let modrm = insn.pointee.modrm
@@ -65,6 +66,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
             return nil
         }
         if key.contains(.emulation) || key.contains(.taskSwitched) { return Self.notAvailable }
+        insn.pointee.vector = UInt8(APUS_NATIVE_X87)
         if let handler = controlHandler(opcode, modrm, isMemory: isMemory) { return handler }
         let setsFlags = !isMemory && (opcode == 0xDB || opcode == 0xDF) && modrm >= 0xE8
         let readsFlags = !isMemory && (opcode == 0xDA || opcode == 0xDB) && modrm < 0xE0

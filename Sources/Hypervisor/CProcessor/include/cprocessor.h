@@ -62,6 +62,8 @@ enum {
     APUS_NATIVE_VEX = 3,     ///< VEX on YMM, XMM and general registers
     APUS_NATIVE_ZERO = 4,    ///< VZEROUPPER
     APUS_NATIVE_GENERAL = 5, ///< BMI1, BMI2: VEX on general registers
+    APUS_NATIVE_X87 = 6,     ///< x87, control words included
+    APUS_NATIVE_MMX = 7,     ///< works on MMX registers, perhaps on others too
 };
 
 enum { APUS_MAP_1 = 0, APUS_MAP_0F = 1, APUS_MAP_0F38 = 2, APUS_MAP_0F3A = 3 };
@@ -196,9 +198,12 @@ struct apus_vcpu {
     uint32_t host_mxcsr;       ///< what the rest of the process runs with
     uint32_t upper_live;       ///< 1: the upper halves of the guest's YMM registers are in the host's, too
     uint32_t upper_zero;       ///< 1: the upper halves in `fpu` are stale: all are zero
+    uint32_t x87_live;         ///< 1: the guest's x87 and MMX registers are in the host's
+    uint64_t x87_block;        ///< while they are: RIP of the block with the last x87 instruction,
+    uint32_t x87_last;         ///< where it starts in that block and, from bit 16, its FOP,
     uint32_t padding;
+    uint64_t x87_data;         ///< and FDP
     uint64_t pdpte[4];         ///< of PAE paging, as loaded with CR3
-    uint64_t more_padding[3];  ///< puts `fpu` and `scratch` at multiples of 64
     apus_tlb_entry *tlb_read;  ///< the active set, APUS_TLB_ENTRIES each; see `selectTLB`
     apus_tlb_entry *tlb_write;
     apus_tlb_entry *tlb_first; ///< tlb[0][0]
