@@ -168,6 +168,28 @@ private final class Bench {
         #expect(bench.until { bench.domain.vcpus[0].isSleeping })
     }
 
+    @Test("A TSC deadline is met on the vCPU's own counter, reads back, and is over once it was met")
+    func deadline() throws {
+        let bench = try Bench()
+        let engine = bench.engines[0]
+        engine.bus.writeMemory(0xFEE0_00F0, size: 4, value: 0x1FF)
+        #expect(engine.bus.writeMSR(0x6E0, 5000))
+        #expect(engine.bus.readMSR(0x6E0) == 0, "the timer is in another mode")
+        // TSC deadline, vector 0x45. The counter stands at 1000; a second is 2.3e9 ticks.
+        engine.bus.writeMemory(0xFEE0_0320, size: 4, value: 0x4_0045)
+        #expect(engine.bus.writeMSR(0x6E0, 2_300_000_000 * 3600))
+        #expect(engine.bus.readMSR(0x6E0) == 2_300_000_000 * 3600)
+        #expect(engine.bus.writeMSR(0x6E0, 0))
+        #expect(engine.bus.readMSR(0x6E0) == 0)
+        #expect(engine.bus.cpuid(leaf: 1, subleaf: 0, CPUIDResult(eax: 0, ebx: 0, ecx: 0, edx: 0))?.ecx == 0x8120_0000)
+        try bench.domain.start(paused: false)
+        #expect(engine.bus.writeMSR(0x6E0, 1000 + 4_600_000))
+        #expect(engine.saw("vector 69"))
+        #expect(engine.bus.readMSR(0x6E0) == 0)
+        #expect(engine.bus.writeMSR(0x6E0, 999))
+        #expect(engine.bus.readMSR(0x6E0) == 0, "what has passed is due at once")
+    }
+
     @Test("While paused no guest code runs and guest time stands still")
     func pause() throws {
         let bench = try Bench()

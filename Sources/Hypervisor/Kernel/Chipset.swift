@@ -17,11 +17,12 @@ final class Chipset: @unchecked Sendable {
     let pages: IoreqPages
     private let hasHPET: Bool
     /// Changes when the timer thread must look again.
+    private let tsc: TickRate
     private let alarm = FutexWord()
 
     init(vcpus: Int, tsc: TickRate, hasHPET: Bool, pages: IoreqPages) {
         fabric = Fabric(vcpus: vcpus, tsc: tsc)
-        (self.pages, self.hasHPET) = (pages, hasHPET)
+        (self.tsc, self.pages, self.hasHPET) = (tsc, pages, hasHPET)
     }
 
     /// Read with `lock` held, so that no chip sees time go back between two vCPUs.
@@ -135,6 +136,19 @@ final class Chipset: @unchecked Sendable {
         return with(vcpu, timers: true) {
             $0.apics[vcpu].advance(to: now)
             return $0.apics[vcpu].writeMSR(number, value)
+        }
+    }
+
+    /// Arms the local APIC's timer in TSC-deadline mode. `counter` is what the vCPU's time stamp counter reads now; the
+    /// APIC itself counts from guest time zero. A deadline that has passed is due at once.
+    func writeDeadline(_ deadline: UInt64, counter: UInt64, vcpu: Int) {
+        with(vcpu, timers: true) {
+            let (apic, now) = ($0.apics[vcpu], now)
+            apic.advance(to: now)
+            let ticks = max(tsc.ticks(at: now), 1)
+            let left = Int64(bitPattern: deadline &- counter)
+            _ = apic.writeMSR(0x6E0, deadline == 0 ? 0 : left <= 0 ? ticks : ticks &+ UInt64(left))
+            apic.advance(to: now)
         }
     }
 

@@ -46,6 +46,7 @@ internal import Synchronization
         bus = VCPUBus(index, domain)
         unsafe engine = make(index, domain.memory.map, bus, domain.pages.attention(index))
         waitsForStartup = index != 0
+        bus.engine = engine
         engine.reset(powerOn: true, isBootProcessor: index == 0)
         running.store(index == 0, ordering: .relaxed)
     }

@@ -17,6 +17,10 @@ final class VCPUBus: GuestBus {
     private let memory: Memory
     /// First byte of the local APIC's window.
     private var localWindow: UInt64?
+    /// IA32_TSC_DEADLINE as it was written.
+    private var deadline: UInt64 = 0
+    /// The vCPU, which has this bus; set as soon as it is there.
+    weak var engine: (any VCPUEngine)?
 
     init(_ index: Int, _ domain: Domain) {
         (self.index, self.domain) = (index, domain)
@@ -180,7 +184,8 @@ final class VCPUBus: GuestBus {
 
     func readMSR(_ number: UInt32) -> UInt64? {
         switch number {
-        case 0x1B, 0x6E0, 0x800...0x8FF: return chipset.readMSR(number, vcpu: index)
+        case 0x1B, 0x800...0x8FF: return chipset.readMSR(number, vcpu: index)
+        case 0x6E0: return chipset.readMSR(number, vcpu: index) == 0 ? 0 : deadline
         case XenLeaves.hypercallMSR: return 0
         default: return nil
         }
@@ -188,7 +193,11 @@ final class VCPUBus: GuestBus {
 
     func writeMSR(_ number: UInt32, _ value: UInt64) -> Bool {
         switch number {
-        case 0x1B, 0x6E0, 0x800...0x8FF:
+        case 0x6E0:
+            deadline = value
+            chipset.writeDeadline(value, counter: engine?.timeStampCounter ?? 0, vcpu: index)
+            return true
+        case 0x1B, 0x800...0x8FF:
             let isTaken = chipset.writeMSR(number, value, vcpu: index)
             if number == 0x1B { localWindow = chipset.localWindow(vcpu: index) }
             return isTaken

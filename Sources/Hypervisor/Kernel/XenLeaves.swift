@@ -73,8 +73,8 @@ struct XenLeaves: Sendable {
         switch leaf {
         case 1:
             result.ebx = own.ebx & 0xFFFF | idSpace << 16 | id << 24
-            // Hypervisor and x2APIC present; TSC deadline is not offered: the engine's TSC does not stop with the guest.
-            result.ecx = own.ecx & ~(1 << 24) | 1 << 31 | 1 << 21
+            // Hypervisor, x2APIC and its timer's TSC-deadline mode.
+            result.ecx = own.ecx | 1 << 31 | 1 << 24 | 1 << 21
             result.edx = own.edx & ~(1 << 9 | 1 << 28) | (hasAPIC ? 1 << 9 : 0) | (vcpus > 1 ? 1 << 28 : 0)
         case 4 where own.eax & 0x1F != 0:
             // Caches are a core's own; the package has `idSpace` ids.
