@@ -2,7 +2,7 @@
 SWIFT_BUILD = swift build -c release
 export SWIFT_BACKTRACE = enable=no
 
-.PHONY: all build build-tests test unit-test domain-test check format demo bench bench-cpu bench-engine clean
+.PHONY: all build build-tests test unit-test domain-test soak check format demo bench bench-cpu bench-engine clean
 
 all: build
 
@@ -34,6 +34,14 @@ domain-test: build build-tests
 	@scripts/install-packages demo
 	@scripts/guests installer linux
 	swift test --skip-build --filter DomainTests
+
+# Random code on interpreter, translator and host: optimised, APUS_CASES for each of the suites (some twenty).
+soak:
+	@scripts/install-packages build test
+	APUS_TEST_TARGET=ProcessorTests swift build -c release -Xswiftc -enable-testing --scratch-path .build/soak \
+		--build-tests
+	APUS_TEST_TARGET=ProcessorTests APUS_CASES=$${APUS_CASES:-50000} swift test -c release -Xswiftc -enable-testing \
+		--scratch-path .build/soak --skip-build --filter DifferentialTests
 
 check:
 	swift format lint --strict --recursive Sources Tests Package.swift

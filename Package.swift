@@ -166,3 +166,20 @@ let package = Package(
             swiftSettings: language),
     ]
 )
+
+/// APUS_TEST_TARGET=ProcessorTests: only this test target and what it needs, for `make soak`, which builds optimised tests.
+if let wanted = Context.environment["APUS_TEST_TARGET"] {
+    var kept: Set<String> = [wanted]
+    var grows = true
+    while grows {
+        let needed = package.targets.filter { kept.contains($0.name) }.flatMap(\.dependencies).compactMap {
+            if case .byNameItem(let name, _) = $0 { return name }
+            return nil
+        }
+        let before = kept.count
+        kept.formUnion(needed)
+        grows = kept.count > before
+    }
+    package.targets.removeAll { !kept.contains($0.name) }
+    package.products = []
+}

@@ -110,6 +110,19 @@ import Testing
         }
     }
 
+    @Test(arguments: [true, false]) func codeMayChangeItselfAndFault(translated: Bool) throws {
+        try check("hard", base: 18_000_000, length: 12, translated: translated) {
+            switch $0.random.below(20) {
+            case 0: $0.faulting()
+            case 1...4: $0.selfModifying()
+            case 5...7: $0.vector()
+            case 8...9: $0.x87()
+            case 10...11 where UserGuest.hasAVX: $0.wide()
+            default: $0.integer()
+            }
+        }
+    }
+
     /// FIP, FDP and FOP, which the host has for its own code, are compared between translator and interpreter.
     @Test func translatedX87InstructionsKeepTheirPointers() throws {
         let user = try UserGuest()
