@@ -167,7 +167,8 @@ import Testing
         }
     }
 
-    @Test(.enabled(if: UserGuest.hasAVX), arguments: [64, 32]) func wideInstructionsDoWhatTheHostDoes(bits: Int) throws {
+    @Test(.enabled(if: UserGuest.hasAVX), arguments: [64, 32]) func wideInstructionsDoWhatTheHostDoes(bits: Int) throws
+    {
         try check("wide \(bits)", base: 12_000_000, length: 8, bits: bits) {
             if $0.random.chance(5) { $0.vector() } else { $0.wide() }
         }

@@ -630,8 +630,7 @@ struct InstructionGenerator {
     }
 
     /// An instruction with the operand `offset` behind the middle of the data.
-    mutating func fixed(_ prefixes: [UInt8], _ opcode: [UInt8], _ digit: Int, _ offset: Int, wide: Bool = false)
-    {
+    mutating func fixed(_ prefixes: [UInt8], _ opcode: [UInt8], _ digit: Int, _ offset: Int, wide: Bool = false) {
         bytes += prefixes
         if is64 { emit(wide ? 0x49 : 0x41) }
         bytes += opcode

@@ -221,6 +221,15 @@ import Testing
         #expect(leaf(0xD, 2).eax == (hasAVX ? 256 : 0))
     }
 
+    @Test func theProcessorsNumberCanBeRead() {
+        let guest = SystemGuest()
+        guest.long(user: true)
+        guest.cpu.pointee.tsc_aux = 0x1234_5678
+        // rdpid r9
+        guest.run([0xF3, 0x41, 0x0F, 0xC7, 0xF9])
+        #expect(guest.cpu.pointee.gpr.9 == 0x1234_5678)
+    }
+
     @Test func vexInstructionsNeedTheirStateEnabled() {
         guard apus_host_features() & UInt32(APUS_HOST_AVX) != 0 else { return }
         // vxorps ymm0, ymm0, ymm0; hlt

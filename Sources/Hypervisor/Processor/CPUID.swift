@@ -44,11 +44,11 @@ struct CPUIDProfile: Sendable {
         basic = leaf1
         var leaf7 = vendor.eax >= 7 ? apus_host_cpuid(7, 0) : apus_cpuid_result()
         hasSeed = leaf7.ebx & (1 << 18) != 0
-        // FSGSBASE, SMEP, ERMS, SMAP and UMIP are the engine's own; BMI1, AVX2, BMI2, RDSEED, ADX, CLFLUSHOPT, SHA,
+        // FSGSBASE, SMEP, ERMS, SMAP, UMIP, RDPID are the engine's own; BMI1, AVX2, BMI2, RDSEED, ADX, CLFLUSHOPT, SHA,
         // GFNI, VAES and VPCLMULQDQ run on the host.
         let kept: UInt32 = 1 << 3 | 1 << 8 | 1 << 18 | 1 << 19 | 1 << 23 | 1 << 29
         leaf7.ebx = leaf7.ebx & (kept | (hasAVX ? 1 << 5 : 0)) | 1 << 0 | 1 << 7 | 1 << 9 | 1 << 20
-        leaf7.ecx = leaf7.ecx & (1 << 8 | (hasAVX ? 1 << 9 | 1 << 10 : 0)) | 1 << 2
+        leaf7.ecx = leaf7.ecx & (1 << 8 | (hasAVX ? 1 << 9 | 1 << 10 : 0)) | 1 << 2 | 1 << 22
         // FSRM is the engine's own. IBRS, STIBP, SSBD and ARCH_CAPABILITIES, so that systems need no work-arounds (see
         // MSR.swift).
         (leaf7.eax, leaf7.edx) = (isAMD ? 0 : 2, 1 << 4 | (isAMD ? 0 : 1 << 26 | 1 << 27 | 1 << 29 | 1 << 31))
@@ -74,7 +74,8 @@ struct CPUIDProfile: Sendable {
     /// them, and the hypervisor bit.
     private static func leaf1ECX(_ host: UInt32) -> UInt32 {
         let kept: UInt32 =
-            1 << 0 | 1 << 1 | 1 << 9 | 1 << 13 | 1 << 19 | 1 << 20 | 1 << 22 | 1 << 23 | 1 << 25 | 1 << 26 | 1 << 30 | wide
+            1 << 0 | 1 << 1 | 1 << 9 | 1 << 13 | 1 << 19 | 1 << 20 | 1 << 22 | 1 << 23 | 1 << 25 | 1 << 26 | 1 << 30
+            | wide
         return host & kept | 1 << 31
     }
 

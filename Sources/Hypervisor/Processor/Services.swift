@@ -322,6 +322,12 @@ func serviceHandler(_ insn: UnsafeMutablePointer<apus_insn>) -> apus_handler? {
                 return Status.next
             }
         }
+    // RDPID is the engine's own, whatever the host has.
+    case 0x1C7 where isRegister && group == 7 && Int(insn.pointee.prefixes) & APUS_PREFIX_REP != 0:
+        return { cpu, insn in
+            apus_gpr_at(cpu, UInt32(insn.pointee.rm)).pointee = cpu.pointee.tsc_aux & 0xFFFF_FFFF
+            return Status.next
+        }
     case 0x1C7 where isRegister && group == 7 && !isRepeated:
         return { cpu, insn in
             attempt { () throws(Fault) in
