@@ -150,6 +150,9 @@ extension HostFile {
         return Array(bytes.prefix(count))
     }
 
+    /// Whether a descriptor of this number is open.
+    public static func isOpen(_ number: Int32) -> Bool { fcntl(number, F_GETFD) >= 0 }
+
     /// Waits until one of the descriptors can be read or has ended; the ready ones.
     public static func waitReadable(_ descriptors: [Int32], milliseconds: Int32 = -1) -> [Int32] {
         var watches = descriptors.map { pollfd(fd: $0, events: Int16(POLLIN), revents: 0) }

@@ -54,6 +54,8 @@ public final class Reactor {
         var events = [epoll_event](repeating: epoll_event(), count: 32)
         let sleeps = maySleep()
         let count = wait(&events, sleeps: sleeps)
+        // Without its own descriptor a loop would spin for ever.
+        precondition(count >= 0 || errno == EINTR, "the event loop has lost its descriptor")
         onWake()
         if let deadline = nextDeadline(), deadline <= monotonicNanoseconds() { onDeadline() }
         guard count > 0 else { return }
