@@ -2,7 +2,8 @@
 SWIFT_BUILD = swift build -c release
 export SWIFT_BACKTRACE = enable=no
 
-.PHONY: all build build-tests test unit-test domain-test soak check format demo bench bench-cpu bench-engine clean
+.PHONY: all build build-tests test unit-test domain-test soak check format demo bench bench-cpu bench-disk bench-engine
+.PHONY: clean
 
 all: build
 
@@ -66,6 +67,12 @@ bench-cpu: build
 	@scripts/install-packages demo test bench
 	@scripts/guests bench
 	@scripts/bench-cpu
+
+# Disks: PV and emulated against QEMU's TCG and the host's own file.
+bench-disk: build
+	@scripts/install-packages demo test bench
+	@scripts/guests disk
+	@scripts/bench-disk
 
 # Speed of the engine alone on small loops.
 bench-engine:
