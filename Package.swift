@@ -66,7 +66,10 @@ let package = Package(
         .target(
             name: "PCI", dependencies: ["Machine", "Registers"], path: "Sources/DeviceModel/PCI", swiftSettings: strict),
         .target(
-            name: "Storage", dependencies: ["CAIO", "Host", "Machine"],
+            name: "Images", dependencies: ["CAIO", "CCompression", "Host"], path: "Sources/DeviceModel/Images",
+            swiftSettings: strict),
+        .target(
+            name: "Storage", dependencies: ["Host", "Images", "Machine"],
             path: "Sources/DeviceModel/Storage", swiftSettings: strict),
         .target(
             name: "Display", dependencies: ["CVNC", "Host", "Machine"],
@@ -80,7 +83,7 @@ let package = Package(
         .target(
             name: "PCBoard",
             dependencies: [
-                "Display", "DomainConfig", "Firmware", "Host", "Input", "Ioreq", "Machine", "PCI", "Registers",
+                "Display", "DomainConfig", "Firmware", "Host", "Images", "Input", "Ioreq", "Machine", "PCI", "Registers",
                 "Storage",
             ],
             path: "Sources/DeviceModel/PCBoard", swiftSettings: strict),
@@ -100,7 +103,7 @@ let package = Package(
             name: "XenStoreClient", dependencies: ["Host", "XenStore"], path: "Sources/Backends/XenStoreClient",
             swiftSettings: strict),
         .target(
-            name: "BlockBackend", dependencies: ["CXen", "Rings", "Storage", "XenStore", "XenStoreClient"],
+            name: "BlockBackend", dependencies: ["CXen", "Images", "Rings", "XenStore", "XenStoreClient"],
             path: "Sources/Backends/BlockBackend", swiftSettings: strict),
         .target(
             name: "ConsoleBackend", dependencies: ["CXen", "Host", "Rings"], path: "Sources/Backends/ConsoleBackend",
@@ -109,7 +112,7 @@ let package = Package(
         .target(
             name: "DomainBackend",
             dependencies: [
-                "BlockBackend", "ConsoleBackend", "DomainConfig", "Host", "Ioreq", "Rings", "Storage", "XenStoreClient",
+                "BlockBackend", "ConsoleBackend", "DomainConfig", "Host", "Images", "Ioreq", "Rings", "XenStoreClient",
             ],
             path: "Sources/Backends/DomainBackend", swiftSettings: strict),
         .executableTarget(
@@ -151,13 +154,14 @@ let package = Package(
         .testTarget(
             name: "DeviceModelTests",
             dependencies: [
-                "DeviceContract", "Display", "DomainConfig", "Firmware", "Host", "Input", "Ioreq", "Machine", "PCBoard",
-                "PCI", "Registers", "Storage", "device-model",
+                "DeviceContract", "Display", "DomainConfig", "Firmware", "Host", "Images", "Input", "Ioreq", "Machine",
+                "PCBoard", "PCI", "Registers", "Storage", "device-model",
             ], swiftSettings: language),
+        .testTarget(name: "ImagesTests", dependencies: ["Host", "Images"], swiftSettings: language),
         .testTarget(name: "XenStoreTests", dependencies: ["XenStore"], swiftSettings: language),
         .testTarget(
             name: "BackendsTests",
-            dependencies: ["BlockBackend", "ConsoleBackend", "Host", "Rings", "Storage", "XenStore", "XenStoreClient"],
+            dependencies: ["BlockBackend", "ConsoleBackend", "Host", "Images", "Rings", "XenStore", "XenStoreClient"],
             swiftSettings: language),
         .testTarget(name: "DomainBuilderTests", dependencies: ["DomainBuilder"], swiftSettings: language),
         .testTarget(name: "DomainTests", swiftSettings: language),

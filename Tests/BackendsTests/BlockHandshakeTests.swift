@@ -130,6 +130,7 @@ final class BackendBench {
         bench.ports.bound[15]?.onEvent()
         #expect(woken && !bench.backend.turn())
         bench.medium.settle()
+        #expect(!bench.backend.turn())
         #expect(front.take(16) == [[7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]])
         #expect(bench.domain.page(60)[0] == 21 && bench.ports.bound[15]?.notifications == 1)
 
@@ -215,6 +216,7 @@ final class BackendBench {
         #expect(try bench.node("state") == "4")
         _ = next.turn()
         bench.medium.settle()
+        _ = next.turn()
         #expect(front.take(1) == [[7]])
     }
 }

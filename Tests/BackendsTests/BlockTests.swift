@@ -1,6 +1,6 @@
 import Host
+import Images
 import Rings
-import Storage
 import Testing
 
 @testable import BlockBackend
@@ -50,6 +50,7 @@ final class BlockBench {
             if !more && !medium.isBusy { break }
             medium.settle()
         }
+        _ = engine.serve()
         return responses()
     }
     func responses() -> [[Int]] {
@@ -88,8 +89,29 @@ extension BlockEngine {
         #expect(!bench.engine.serve())
         #expect(bench.domain.flags(100) == 1 | 8 | 16)
         bench.medium.settle()
-        #expect(bench.domain.flags(100) == 1)
+        #expect(bench.domain.flags(100) == 1 && bench.port.notifications == 0)
+        // The next look shows the guest everything that is done, with one event.
+        #expect(!bench.engine.serve())
         #expect(bench.responses() == [[1, 0]] && bench.port.notifications == 1)
+    }
+
+    @Test func `the guest is asked for events before this end sleeps, and only then`() throws {
+        let bench = try BlockBench()
+        bench.front.setWord(1, 0)
+        #expect(bench.run(bench.make.transfer(0, id: 1, sector: 0, [(100, 0, 7)])) == [[1, 0]])
+        #expect(bench.front.word(1) == 0)
+        #expect(bench.engine.prepareToSleep() && bench.front.word(1) == 2)
+        // One that comes in between is not slept over.
+        bench.front.put(bench.make.transfer(0, id: 2, sector: 0, [(100, 0, 7)]))
+        bench.front.push()
+        #expect(!bench.engine.prepareToSleep())
+        #expect(bench.settle() == [[2, 0]] && bench.engine.activity == 4)
+    }
+
+    @Test func `completions of one moment make one event`() throws {
+        let bench = try BlockBench()
+        let answers = bench.run((0..<16).map { bench.make.transfer(0, id: $0, sector: 0, [(100, 0, 7)]) })
+        #expect(answers.count == 16 && bench.port.notifications == 1)
     }
 
     @Test func `wrong requests are errors and touch nothing`() throws {
@@ -206,7 +228,7 @@ extension BlockEngine {
                 bench.make.transfer(0, id: UInt64(number), sector: UInt64(number), [(100 + number % 200, 0, 0)]))
         }
         bench.front.push()
-        #expect(!bench.engine.serve())
+        #expect(bench.engine.serve() && !bench.engine.serve())
         #expect(bench.domain.grants.count == 8 + BlockEngine.depth)
         var answers = bench.settle()
         #expect(answers.count == 256 && answers.allSatisfy { $0[1] == 0 })
@@ -274,7 +296,10 @@ extension BlockEngine {
             front.put(request)
             front.push()
             _ = engine.serve()
-            for _ in 0..<1000 where front.word(2) != front.produced { reactor.turn() }
+            for _ in 0..<1000 where front.word(2) != front.produced {
+                reactor.turn()
+                _ = engine.serve()
+            }
             return front.take(16).map { Int(Int8(bitPattern: $0[10])) }.first ?? 1
         }
         domain.fill(100, 0xAA)

@@ -1,7 +1,7 @@
 import Glibc
 import Host
+import Images
 import Rings
-import Storage
 import Synchronization
 import XenStore
 import XenStoreClient

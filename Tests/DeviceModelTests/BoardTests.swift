@@ -3,6 +3,7 @@ import DomainConfig
 import Firmware
 import Foundation
 import Host
+import Images
 import Ioreq
 import Machine
 import Storage

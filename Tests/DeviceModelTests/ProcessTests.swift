@@ -1,6 +1,7 @@
 import DomainConfig
 import Foundation
 import Host
+import Images
 import Ioreq
 import Testing
 

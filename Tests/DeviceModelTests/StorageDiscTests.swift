@@ -1,4 +1,5 @@
 import DeviceContract
+import Images
 import Machine
 import Testing
 

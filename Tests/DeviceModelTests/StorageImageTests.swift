@@ -2,6 +2,7 @@ import DeviceContract
 import Foundation
 import Glibc
 import Host
+import Images
 import Machine
 import Testing
 

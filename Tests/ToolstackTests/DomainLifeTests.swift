@@ -116,7 +116,6 @@ import Testing
         arguments: [
             ("name='a'", "already"), ("name='Domain-0'", "already"),
             ("disk=['file:/nosuch,hda,w']", "/nosuch"), ("memory=99999999", "memory"), ("kernel='/nosuch'", "/nosuch"),
-            ("disk=['qcow2:/etc/passwd,hda,w']", "qcow2"),
         ])
     func host(setting: String, word: String) throws {
         let bench = try Workbench()

@@ -4,8 +4,8 @@
 // Not modelled: secure discard, sectors larger than 512 bytes (the protocol's larger ones are rarely understood).
 // Quirks: features are written before InitWait, where the protocol wants them; Linux's front end reads them later.
 internal import CXen
+public import Images
 public import Rings
-public import Storage
 internal import XenStore
 public import XenStoreClient
 
@@ -69,6 +69,15 @@ public final class BlockBackend {
 
     /// Serves what waits; true if there is more.
     public func turn() -> Bool { engine?.serve() ?? false }
+
+    /// Asks the guest for events; false if there is something to do already.
+    public func prepareToSleep() -> Bool { engine?.prepareToSleep() ?? true }
+
+    /// Changes with everything that is served.
+    public var activity: UInt64 { engine?.activity ?? 0 }
+
+    /// Whether the medium will be done with something soon, so that looking for it beats sleeping.
+    public var isWaiting: Bool { engine?.isWaiting ?? false }
 
     /// Looks whether the medium has another size, and tells the front end.
     public func checkSize() throws(StoreFailure) {
@@ -229,5 +238,5 @@ public final class BlockBackend {
 
 extension BlockStore {
     /// Whether transfers should be whole pages.
-    fileprivate var prefersPages: Bool { (self as? DiskImage)?.directAlignment == 4096 }
+    fileprivate var prefersPages: Bool { directAlignment == 4096 }
 }

@@ -3,8 +3,8 @@
 // Modelled: several queues, barriers over all of them, transfers straight between granted pages and the medium.
 // Quirks: sectors have 512 bytes whatever the medium's are. A ring whose indices make no sense is served no more.
 import CXen
+import Images
 import Rings
-import Storage
 
 /// One queue: a ring and its event channel.
 final class BlockQueue {
@@ -37,7 +37,7 @@ final class BlockEngine {
     static let sectorBytes = 512
     static let indirectSegments = 256
     /// Requests under way at most: what the kernel's queue of one image takes.
-    static let depth = 32
+    static let depth = 128
     /// Requests taken from a queue in one go, so that one guest disk leaves time for the others.
     static let budget = 64
 
@@ -77,16 +77,35 @@ final class BlockEngine {
         sectors = medium.size / UInt64(Self.sectorBytes)
     }
 
-    /// Serves what waits in the queues; true if more waits that can be served at once.
+    /// Requests taken and answered so far: whether anything happens here.
+    private(set) var activity: UInt64 = 0
+
+    /// Serves what waits in the queues; true if more waits that can be served at once. Whoever looks again soon does
+    /// not need events: the guest is asked for them by `prepareToSleep` only.
     func serve() -> Bool {
         guard !isServing else { return false }
         isServing = true
         var more = false
-        for queue in queues where take(from: queue) { more = true }
+        // What is done is answered, what waits is handed on, each in one go, and with one event.
+        isWaiting = medium.collect()
+        medium.batch {
+            for queue in queues where take(from: queue) { more = true }
+        }
         isServing = false
         for queue in queues { push(queue) }
         return more && mayTake
     }
+
+    /// Asks the guest for events with its next requests; false if some have come meanwhile that can be served.
+    func prepareToSleep() -> Bool {
+        var isQuiet = true
+        for queue in queues where queue.fault == nil && queue.ring.armForRequests() { isQuiet = false }
+        // What cannot be taken now is looked at when something is done.
+        return isQuiet || !mayTake
+    }
+
+    /// Whether the medium is about to finish something that `serve` would see.
+    private(set) var isWaiting = false
 
     /// Waits for what is under way and gives all pages back. Nothing is served afterwards.
     func stop() {
@@ -105,11 +124,9 @@ final class BlockEngine {
         for _ in 0..<Self.budget {
             guard mayTake, queue.fault == nil else { return false }
             do {
-                if try queue.ring.take(into: &queue.scratch) {
-                    start(Job(queue, BlockRequest(queue.scratch, queue.abi)))
-                } else if !queue.ring.armForRequests() {
-                    return false
-                }
+                guard try queue.ring.take(into: &queue.scratch) else { return false }
+                activity &+= 1
+                start(Job(queue, BlockRequest(queue.scratch, queue.abi)))
             } catch {
                 queue.fault = error
                 onFault(error)
@@ -250,14 +267,14 @@ final class BlockEngine {
         }
         job.pages = []
         underWay -= 1
+        activity &+= 1
         if status != .okay { statistics.failures &+= 1 }
         let response = BlockResponse(id: job.request.id, operation: job.request.operation, status: status)
         job.queue.ring.put(response.bytes(job.queue.abi))
         if barrier != nil && underWay == 1 { barrier?() }
         guard !isServing else { return }
-        push(job.queue)
-        // There is room for what had to wait, or for what came meanwhile.
-        if mayTake, queues.contains(where: { $0.fault == nil && $0.ring.hasRequests }) { onWork() }
+        // Others may be done as well: the next `serve` shows the guest all of them.
+        if isStopped { push(job.queue) } else { onWork() }
     }
 
     private func map(_ reference: UInt32, _ access: GrantAccess) -> GrantedPage? {

@@ -1,12 +1,12 @@
 // The virtual disks of one domain: found in the store, opened, served, and let go.
 // Source: the nodes libxl writes for a disk (docs/misc/xenstore-paths.pandoc); Linux's xen-blkback.
-// Modelled: raw images and block devices, disks and CDs, hot-plug. Not modelled: image formats, hotplug scripts.
+// Modelled: raw and qcow2 images and block devices, disks and CDs, hot-plug. Not modelled: hotplug scripts.
 // Quirks: back ends of kind "qdisk" are served like "vbd": their parameters name the format first.
 
 internal import BlockBackend
 internal import Host
+internal import Images
 internal import Rings
-internal import Storage
 internal import XenStoreClient
 
 /// All vbds of a domain. Everything happens on the reactor's thread.
@@ -19,7 +19,8 @@ final class BlockDevices {
     /// Disks that the device model has until the guest unplugs them.
     private let isEmulated: (String) -> Bool
     private var devices: [String: BlockBackend] = [:]
-    private var busy: Set<String> = []
+    /// The same, to be looked at again and again.
+    private var all: [BlockBackend] = []
     var onReport: (String) -> Void = { _ in }
 
     /// `kind`: the name among back ends, "vbd" or "qdisk". `isEmulated`: by the name in the config, hda.
@@ -35,15 +36,23 @@ final class BlockDevices {
 
     /// Serves what waits; whether there is more.
     func turn() -> Bool {
-        let now = busy
-        busy = []
-        for name in now where devices[name]?.turn() == true { busy.insert(name) }
-        return !busy.isEmpty
+        var isBusy = false
+        for device in all where device.turn() { isBusy = true }
+        return isBusy
     }
+
+    /// Has all guests' rings send events again; false if there is something to do already.
+    func prepareToSleep() -> Bool { all.allSatisfy { $0.prepareToSleep() } }
+
+    /// Whether a medium will be done with something soon.
+    var isWaiting: Bool { all.contains { $0.isWaiting } }
+
+    /// Changes with everything that is served.
+    var activity: UInt64 { all.reduce(0) { $0 &+ $1.activity } }
 
     func stop() {
         for device in devices.values { device.stop() }
-        devices = [:]
+        (devices, all) = ([:], [])
     }
 
     private func look(_ path: String) {
@@ -65,7 +74,7 @@ final class BlockDevices {
         guard let parameters = try store.read("\(path)/params"), let state = try store.read("\(path)/state"),
             XenbusState(text: state) == .initialising
         else { return }
-        let target = Self.target(parameters)
+        let (target, format) = Self.target(parameters)
         let isCDROM = try store.read("\(path)/device-type") == "cdrom"
         let isReadOnly = try store.read("\(path)/mode") != "w"
         guard !target.isEmpty else { return }
@@ -73,15 +82,15 @@ final class BlockDevices {
         let isPlain = isCDROM && base.contains("/qdisk/")
         let isShared = !isCDROM && isEmulated(device)
         do {
-            let medium = try DiskImage(
-                target, for: isCDROM ? .cdrom : .disk, readOnly: isReadOnly, isShared: isShared, on: reactor)
+            let medium = try openMedium(
+                target, format, for: isCDROM ? .cdrom : .disk, readOnly: isReadOnly, isShared: isShared, on: reactor)
             let device = BlockBackend(
                 BlockDescription(path: path, isCDROM: isCDROM, isPlain: isPlain, limits: limits), medium: medium,
                 store: store, grants: link.grants, ports: link)
-            device.onWork = { [weak self] in _ = self?.busy.insert(name) }
             device.onReport = { [weak self] in self?.onReport($0) }
-            device.onEnd = { [weak self] in _ = self?.devices.removeValue(forKey: name) }
+            device.onEnd = { [weak self, unowned device] in self?.forget(name, device) }
             devices[name] = device
+            all.append(device)
             if !isPlain { try store.write("\(path)/physical-device-path", target) }
             try store.write("\(path)/hotplug-status", "connected")
             try device.start()
@@ -90,14 +99,20 @@ final class BlockDevices {
             try store.write("\(path)/hotplug-error", "\(error)")
             try store.write("\(path)/hotplug-status", "error")
         } catch let error as StoreFailure {
-            devices[name] = nil
+            if let device = devices[name] { forget(name, device) }
             throw error
-        } catch { devices[name] = nil }
+        } catch { onReport("disk \(target): \(error)") }
     }
 
-    /// The file or device that "params" names: "/path", "aio:/path", "phy:/path", "file:/path".
-    private static func target(_ parameters: String) -> String {
-        guard !parameters.hasPrefix("/"), let colon = parameters.firstIndex(of: ":") else { return parameters }
-        return String(parameters[parameters.index(after: colon)...])
+    private func forget(_ name: String, _ device: BlockBackend) {
+        devices[name] = nil
+        all.removeAll { $0 === device }
+    }
+
+    /// The file or device that "params" names: "/path", "aio:/path", "phy:/path", "file:/path", "qcow2:/path".
+    private static func target(_ parameters: String) -> (path: String, format: MediumFormat) {
+        guard !parameters.hasPrefix("/"), let colon = parameters.firstIndex(of: ":") else { return (parameters, .raw) }
+        let format = MediumFormat(rawValue: String(parameters[..<colon])) ?? .raw
+        return (String(parameters[parameters.index(after: colon)...]), format)
     }
 }

@@ -7,6 +7,7 @@ internal import Display
 internal import DomainConfig
 internal import Foundation
 public import Host
+internal import Images
 internal import Input
 internal import Ioreq
 internal import Machine

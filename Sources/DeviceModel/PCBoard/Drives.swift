@@ -1,10 +1,12 @@
 // The drives of a board, from the domain's configuration.
 // Source: xl-disk-configuration(5), "vdev".
-// Modelled: IDE disks and CDs, floppies. Not modelled: image formats other than raw.
-// Quirks: a disk that has no place here is for PV drivers only, as on Xen; an HVM domain's xvda...xvdd and sda...sdd are the same four IDE positions as hda...hdd.
+// Modelled: IDE disks and CDs, floppies, raw and qcow2 images. Not modelled: other formats.
+// Quirks: a disk that has no place here is for PV drivers only, as on Xen; an HVM domain's xvda...xvdd and sda...sdd are
+// the same four IDE positions as hda...hdd.
 
 public import DomainConfig
 public import Host
+public import Images
 public import Storage
 
 /// What sits where before the machine starts.
@@ -14,7 +16,7 @@ public struct Drives {
     /// A and B.
     public var floppies: [FDC82077.Fitting] = [.nothing, .nothing]
     /// Images to be drained before the process ends.
-    public private(set) var images: [DiskImage] = []
+    public private(set) var images: [any BlockStore] = []
 
     public init() {}
 
@@ -30,7 +32,7 @@ public struct Drives {
                 ide[position] = try fitting(disk, reactor)
             case .floppy(let drive):
                 let readOnly = !disk.readWrite
-                floppies[drive] = .drive(try image(disk.target, .floppy, readOnly: readOnly, reactor))
+                floppies[drive] = .drive(try image(disk, .floppy, readOnly: readOnly, reactor))
             // No place on the cables: a disk for PV drivers only.
             case nil: continue
             }
@@ -48,20 +50,20 @@ public struct Drives {
 
     private mutating func fitting(_ disk: DomainConfig.Disk, _ reactor: Reactor) throws -> IDEChannel.Fitting {
         if disk.cdrom {
-            let empty = disk.format == .empty
-            return .cdrom(empty ? nil : try image(disk.target, .cdrom, readOnly: true, reactor))
+            return .cdrom(try image(disk, .cdrom, readOnly: true, reactor))
         }
-        guard let image = try image(disk.target, .disk, readOnly: !disk.readWrite, reactor) else {
+        guard let image = try image(disk, .disk, readOnly: !disk.readWrite, reactor) else {
             throw SetupFailure("\(disk.vdev) has no image")
         }
         return .disk(image)
     }
 
-    private mutating func image(_ path: String, _ use: DiskImage.Use, readOnly: Bool, _ reactor: Reactor) throws
-        -> DiskImage?
-    {
-        guard !path.isEmpty else { return nil }
-        let image = try DiskImage(path, for: use, readOnly: readOnly, on: reactor)
+    private mutating func image(
+        _ disk: DomainConfig.Disk, _ use: DiskImage.Use, readOnly: Bool, _ reactor: Reactor
+    ) throws -> (any BlockStore)? {
+        guard !disk.target.isEmpty, disk.format != .empty else { return nil }
+        let format: MediumFormat = disk.format == .qcow2 ? .qcow2 : .raw
+        let image = try openMedium(disk.target, format, for: use, readOnly: readOnly, on: reactor)
         images.append(image)
         return image
     }

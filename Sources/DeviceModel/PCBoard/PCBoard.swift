@@ -6,6 +6,7 @@
 public import Display
 public import DomainConfig
 internal import Firmware
+internal import Images
 public import Input
 public import Ioreq
 public import Machine

@@ -2,6 +2,7 @@
 // Source: Intel 82077AA datasheet 290166-007, §5 (command set and descriptions), §6 (ST0-ST3).
 // Modelled: READ, WRITE, VERIFY, READ ID, READ TRACK, FORMAT, SEEK, RECALIBRATE, status, set-up commands.
 // Quirk: no FORMAT changes the geometry; each sector the guest formats is filled where it belongs.
+internal import Images
 
 extension FDC82077.State {
     /// Bytes of a command, its first one included.

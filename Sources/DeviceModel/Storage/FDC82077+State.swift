@@ -2,6 +2,7 @@
 // Source: Intel 82077AA datasheet 290166-007, §2.1 (registers), §3.2 (phases), §6 (status registers).
 // Modelled: DOR, TDR, MSR, DSR, FIFO, DIR, CCR. Not modelled: the PS/2 and Model 30 forms of status A and B.
 // Quirk: the disk-change bit stays until the drive steps with a disk in it; Linux and DOS both rely on it.
+internal import Images
 public import Machine
 
 extension FDC82077 {

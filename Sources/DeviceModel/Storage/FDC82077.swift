@@ -3,6 +3,7 @@
 // Modelled: AT mode, DMA and non-DMA transfers. Not modelled: SCAN commands, deleted marks, mechanical delays.
 // Quirk: a data rate that is not the medium's finds no address mark; BIOSes tell formats by that.
 internal import Host
+public import Images
 public import Machine
 
 public final class FDC82077: Device {

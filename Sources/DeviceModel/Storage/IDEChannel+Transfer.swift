@@ -3,6 +3,7 @@
 // Modelled: everything a state can ask for. Not modelled: –
 // Quirk: a region that is no RAM (a guest may name video memory) is served through the buffer.
 internal import Host
+internal import Images
 internal import Machine
 
 extension IDEChannel {

@@ -3,6 +3,7 @@
 // Modelled: command and control block, bus-master half (mapped by `PIIX3IDE`). Not modelled: timing.
 // Quirk: data the host has in memory is there before the guest's access ends; its interrupt then comes at once.
 internal import Host
+public import Images
 public import Machine
 
 public final class IDEChannel: StringDevice {

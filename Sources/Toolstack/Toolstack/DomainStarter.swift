@@ -109,9 +109,6 @@ public struct DomainStarter: Sendable {
         if config.kind == .pvh, config.kernel == nil, config.bootloader == nil {
             problems.append("kernel: type='pvh' needs one")
         }
-        if config.disks.contains(where: { $0.format == .qcow2 }) {
-            problems.append("disk: format qcow2 is not supported yet: raw is")
-        }
         let longest = run.directory(of: config.domid).deviceModel.utf8.count
         if longest > 107 { problems.append("the state directory's path is too long for Unix sockets: \(run.path)") }
         if !problems.isEmpty { throw refuse(problems.joined(separator: "\n")) }

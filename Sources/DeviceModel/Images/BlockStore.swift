@@ -30,6 +30,10 @@ public protocol BlockStore: AnyObject {
     func write(at offset: UInt64, from ranges: [HostRange], done: @escaping (Int32) -> Void)
     /// Makes what was written durable.
     func flush(done: @escaping (Int32) -> Void)
+    /// Hands to the host in one go what `body` asks for.
+    func batch(_ body: () -> Void)
+    /// Calls `done` of what the host has finished meanwhile, without a system call; whether waiting for more pays.
+    func collect() -> Bool
     /// Waits until nothing is under way, and calls what `done` is left.
     func drain()
     /// Whether `discard` may do something.
@@ -40,15 +44,20 @@ public protocol BlockStore: AnyObject {
     func take() throws(ImageFailure)
     /// Lets another owner take the medium. Nothing is under way, and this owner asks for nothing any more.
     func release()
+    /// What direct transfers must be multiples of, in bytes; nil if there are none.
+    var directAlignment: Int? { get }
     /// Bytes that the medium has now: someone may have resized it since it was opened.
     func measure() -> UInt64
 }
 
 extension BlockStore {
+    public func batch(_ body: () -> Void) { body() }
+    public func collect() -> Bool { false }
     public var canDiscard: Bool { false }
     public func discard(at offset: UInt64, bytes: UInt64, done: @escaping (Int32) -> Void) { flush { _ in done(95) } }
     public func take() throws(ImageFailure) {}
     public func release() {}
+    public var directAlignment: Int? { nil }
     public func measure() -> UInt64 { size }
 }
 

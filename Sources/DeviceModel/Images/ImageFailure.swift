@@ -17,6 +17,10 @@ public struct ImageFailure: Error, CustomStringConvertible, Equatable, Sendable 
         case notAFloppy(size: UInt64)
         case inUse
         case unsupported(format: String)
+        /// The format's own trouble: a feature we do not have, tables that make no sense, no orderly end.
+        case lacking(String)
+        case damaged(String)
+        case unclean
         /// The host lacks a resource (threads, descriptors, asynchronous I/O contexts).
         case host(Int32)
     }
@@ -36,7 +40,12 @@ public struct ImageFailure: Error, CustomStringConvertible, Equatable, Sendable 
             return "disk image \(path) is truncated: it holds \(holds) bytes of a volume of \(needs)"
         case .notAFloppy(let size): return "\(path) is no floppy image: no floppy disk holds \(size) bytes"
         case .inUse: return "disk image \(path) is in use by another domain or program"
-        case .unsupported(let format): return "disk image \(path) is in \(format) format, which is not supported yet"
+        case .unsupported(let format):
+            return "disk image \(path) is in \(format) format, which is not what the config says or not supported"
+        case .lacking(let what): return "disk image \(path) has \(what), which is not supported"
+        case .damaged(let what): return "disk image \(path) is damaged: \(what); `qemu-img check` tells more"
+        case .unclean:
+            return "disk image \(path) was not closed properly: `qemu-img check -r all \(path)` repairs it"
         case .host(let code): return "cannot set up I/O for disk image \(path): \(text(code))"
         }
     }

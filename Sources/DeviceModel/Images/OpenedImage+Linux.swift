@@ -36,6 +36,10 @@ struct OpenedImage {
         flock(number, (readOnly ? LOCK_SH : LOCK_EX) | LOCK_NB) == 0 || errno != EWOULDBLOCK
     }
 
+    static func unlock(_ number: Int32) { _ = flock(number, LOCK_UN) }
+
+    var bytesNow: UInt64 { UInt64(max(0, lseek(descriptor.number, 0, SEEK_END))) }
+
     /// Takes a file that somebody else has opened; `path` is its name in messages.
     init(_ path: String, _ descriptor: Descriptor, readOnly: Bool, isShared: Bool = false) throws(ImageFailure) {
         (self.path, self.descriptor) = (path, descriptor)
@@ -51,10 +55,11 @@ struct OpenedImage {
         if readOnly { _ = posix_fadvise(number, 0, 0, POSIX_FADV_SEQUENTIAL) }
     }
 
+    func hasMagic(_ magic: [UInt8]) throws(ImageFailure) -> Bool { try bytes(at: 0, magic.count) == magic }
+
     func check(for use: DiskImage.Use) throws(ImageFailure) {
         guard size > 0 else { throw ImageFailure(path, .empty) }
-        let start = try bytes(at: 0, 4)
-        if start == [0x51, 0x46, 0x49, 0xFB] { throw ImageFailure(path, .unsupported(format: "qcow2")) }
+        if try hasMagic(Qcow2Header.magic) { throw ImageFailure(path, .unsupported(format: "qcow2")) }
         switch use {
         case .disk:
             guard size >= 512 else { throw ImageFailure(path, .truncated(holds: size, needs: 512)) }

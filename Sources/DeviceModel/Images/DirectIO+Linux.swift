@@ -31,7 +31,7 @@ internal import Host
         }
     }
 
-    static let depth = 32
+    static let depth = 128
     let alignment: Int
     private let file: Descriptor
     private let event: Descriptor
@@ -40,6 +40,10 @@ internal import Host
     /// Requests under way, by the number that travels through the kernel.
     private var requests: [UInt: Request] = [:]
     private var nextNumber: UInt = 1
+    /// Requests that the kernel has not been given yet, and how many `batch`es are open.
+    private var unsent: [UInt] = []
+    private var openBatches = 0
+    private var events: [io_event] = unsafe []
     var isBusy: Bool { !requests.isEmpty }
 
     /// nil if the file system offers no O_DIRECT.
@@ -56,7 +60,8 @@ internal import Host
         self.reactor = reactor
         let result = unsafe io_setup(Int32(Self.depth), &context)
         guard result == 0 else { return nil }
-        reactor.watch(eventNumber) { [weak self] _ in self?.collect() }
+        unsafe events = [io_event](repeating: io_event(), count: Self.depth)
+        reactor.watch(eventNumber) { [weak self] _ in self?.wake() }
     }
 
     deinit {
@@ -89,28 +94,61 @@ internal import Host
         let number = nextNumber
         nextNumber &+= 1
         unsafe request.block.pointee.data = UnsafeMutableRawPointer(bitPattern: number)
-        var list: [UnsafeMutablePointer<iocb>?] = unsafe [request.block]
-        guard unsafe io_submit(context, 1, &list) == 1 else { return false }
         requests[number] = request
+        unsent.append(number)
+        if openBatches == 0 { send() }
         return true
+    }
+
+    /// Gives the kernel in one call what `body` submits.
+    func batch(_ body: () -> Void) {
+        openBatches += 1
+        body()
+        openBatches -= 1
+        if openBatches == 0 { send() }
+    }
+
+    private func send() {
+        let numbers = unsent
+        unsent = []
+        var first = 0
+        while first < numbers.count {
+            var list = unsafe numbers[first...].map { unsafe requests[$0]?.block }
+            let sent = unsafe Int(io_submit(context, list.count, &list))
+            if sent == -Int(EINTR) { continue }
+            // One that the kernel refuses is done in another way, the rest is tried again.
+            if sent <= 0 { requests.removeValue(forKey: numbers[first])?.done(false) }
+            first += max(1, sent)
+        }
     }
 
     private func isAligned(_ range: HostRange) -> Bool {
         unsafe range.count % alignment == 0 && Int(bitPattern: range.base) % alignment == 0
     }
 
-    func waitForOne() { collect(atLeast: 1) }
+    func waitForOne() { take(atLeast: 1) }
 
-    private func collect(atLeast minimum: Int = 0) {
+    /// Takes what is done. libaio looks into the ring that the kernel shares before it calls the kernel.
+    func collect() { if !requests.isEmpty { take(atLeast: 0) } }
+
+    private func wake() {
         var count: UInt64 = 0
         _ = unsafe Glibc.read(event.number, &count, 8)
-        var events = unsafe [io_event](repeating: io_event(), count: Self.depth)
-        let got = unsafe io_getevents(context, minimum, Self.depth, &events, nil)
+        collect()
+    }
+
+    private func take(atLeast minimum: Int) {
+        var now = timespec()
+        let got =
+            unsafe minimum == 0
+            ? io_getevents(context, 0, Self.depth, &events, &now)
+            : io_getevents(context, minimum, Self.depth, &events, nil)
         guard got > 0 else { return }
-        for index in 0..<Int(got) {
-            let number = unsafe UInt(bitPattern: events[index].data)
+        // A closure may submit, and even wait: the array is its own while they run.
+        let done = unsafe events[..<Int(got)].map { unsafe (UInt(bitPattern: $0.data), $0.res) }
+        for (number, result) in done {
             guard let request = requests.removeValue(forKey: number) else { continue }
-            request.done(unsafe events[index].res == UInt(request.bytes))
+            request.done(result == UInt(request.bytes))
         }
     }
 }

@@ -93,6 +93,16 @@ public final class DiskImage: BlockStore {
         _ = flock(cached.number, LOCK_UN)
     }
 
+    public func batch(_ body: () -> Void) {
+        if let direct { direct.batch(body) } else { body() }
+    }
+
+    public func collect() -> Bool {
+        guard let direct else { return false }
+        direct.collect()
+        return direct.isBusy
+    }
+
     public func drain() {
         while true {
             if let direct, direct.isBusy {
