@@ -83,7 +83,8 @@ let package = Package(
         .target(
             name: "PCBoard",
             dependencies: [
-                "Display", "DomainConfig", "Firmware", "Host", "Images", "Input", "Ioreq", "Machine", "PCI", "Registers",
+                "Display", "DomainConfig", "Firmware", "Host", "Images", "Input", "Ioreq", "Machine", "PCI",
+                "Registers",
                 "Storage",
             ],
             path: "Sources/DeviceModel/PCBoard", swiftSettings: strict),

@@ -17,8 +17,11 @@ public struct BackendFailure: Error, CustomStringConvertible {
 }
 
 public final class DomainBackend {
-    /// How long to keep looking after an event before sleeping.
+    /// How long to keep looking after an event, or after the last request or completion of a disk, before sleeping.
     private static let hotNanoseconds: UInt64 = 30_000
+    private static let diskNanoseconds: UInt64 = 200_000
+    /// Times to look for events between two looks at descriptors.
+    private static let looks = 50
 
     private let reactor: Reactor
     private let link: HypervisorLink
@@ -31,6 +34,11 @@ public final class DomainBackend {
     private var relay: StoreRelay?
     private var console: ConsoleBackend?
     private var disks: [BlockDevices] = []
+    /// On a host with one CPU, looking only keeps the guest from running.
+    private let looksOn = Affinity.read(0).count > 1
+    /// When a disk was last in use, and how much it was.
+    private var hotSince: UInt64 = 0
+    private var lastActivity: UInt64 = 0
     private var isRelayBusy = false
     private var isConsoleBusy = false
 
@@ -72,11 +80,21 @@ public final class DomainBackend {
         for kind in disks { kind.stop() }
     }
 
+    /// While a disk is in use it is looked at rather than waited for, and its guest needs to send no events.
     private func maySleep() -> Bool {
-        _ = link.serveEvents()
-        if turn() { return false }
-        if monotonicNanoseconds() &- link.lastEvent < Self.hotNanoseconds { return false }
-        return link.prepareToSleep()
+        for _ in 0..<Self.looks {
+            _ = link.serveEvents()
+            if turn() { return false }
+            let activity = disks.reduce(0) { $0 &+ $1.activity }
+            let now = monotonicNanoseconds()
+            if activity != lastActivity { (lastActivity, hotSince) = (activity, now) }
+            let quiet = now &- max(hotSince, link.lastEvent)
+            let patience = disks.contains { $0.isWaiting } ? Self.diskNanoseconds : Self.hotNanoseconds
+            guard looksOn && quiet < patience else {
+                return disks.allSatisfy { $0.prepareToSleep() } && link.prepareToSleep()
+            }
+        }
+        return false
     }
 
     /// A piece of work for everyone who has some; whether more is left.

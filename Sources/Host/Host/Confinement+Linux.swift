@@ -165,7 +165,9 @@ extension Confinement {
     /// Transfers of image files that are open.
     public static var images: Confinement {
         .allowing(SYS_io_submit, SYS_io_getevents, SYS_preadv2, SYS_pread64, SYS_pwrite64, SYS_preadv, SYS_pwritev)
-            + .allowing(SYS_fdatasync, SYS_fallocate, SYS_ftruncate, SYS_lseek, SYS_flock, SYS_fadvise64, SYS_io_setup, SYS_io_destroy)
+            + .allowing(
+                SYS_fdatasync, SYS_fallocate, SYS_ftruncate, SYS_lseek, SYS_flock, SYS_fadvise64, SYS_io_setup,
+                SYS_io_destroy)
     }
 
     /// New memory to share.

@@ -51,6 +51,7 @@ public struct EventPages: @unchecked Sendable {
     }
 
     private func take(_ bits: Int, _ summary: Int, _ body: (Int) -> Void) -> Bool {
+        guard word(summary).pointee.load(ordering: .acquiring) != 0 else { return false }
         var groups = word(summary).pointee.exchange(0, ordering: .sequentiallyConsistent)
         var found = false
         while groups != 0 {

@@ -72,7 +72,8 @@ public struct IoreqPages: @unchecked Sendable {
         let offset = IoreqLayout.attention + index * IoreqLayout.attentionStride
         // Bit 0 is ours: an engine that sets bit 1 for its like wakes nobody.
         let before = word(offset).pointee.bitwiseOr(1, ordering: .sequentiallyConsistent).oldValue
-        if before & 1 == 0 { futex(offset).wake() }
+        guard before & 1 == 0, word(offset + 4).pointee.load(ordering: .sequentiallyConsistent) != 0 else { return }
+        futex(offset).wake()
     }
 
     /// Calls vCPU `index` out of its loop from its own thread, which cannot be asleep.
@@ -86,9 +87,19 @@ public struct IoreqPages: @unchecked Sendable {
         return word(offset).pointee.exchange(0, ordering: .sequentiallyConsistent) != 0
     }
 
-    /// Sleeps until vCPU `index` is kicked, at most `nanoseconds`.
-    public func sleep(_ index: Int, nanoseconds: UInt64?) {
-        futex(IoreqLayout.attention + index * IoreqLayout.attentionStride).wait(while: 0, nanoseconds: nanoseconds)
+    /// Sleeps until vCPU `index` is kicked, at most `nanoseconds`; before that, looks for a kick for `spinning` of them.
+    public func sleep(_ index: Int, spinning: UInt64 = 0, nanoseconds: UInt64?) {
+        let offset = IoreqLayout.attention + index * IoreqLayout.attentionStride
+        if spinning > 0 {
+            let end = monotonicNanoseconds() + spinning
+            while monotonicNanoseconds() < end {
+                if word(offset).pointee.load(ordering: .sequentiallyConsistent) != 0 { return }
+            }
+        }
+        // The word behind it says whether a kick needs the system call.
+        word(offset + 4).pointee.store(1, ordering: .sequentiallyConsistent)
+        futex(offset).wait(while: 0, nanoseconds: nanoseconds)
+        word(offset + 4).pointee.store(0, ordering: .relaxed)
     }
 
     /// Guest time zero on the host's monotonic clock, and its present value, in nanoseconds.

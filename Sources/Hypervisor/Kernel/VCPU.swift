@@ -17,6 +17,7 @@ internal import Synchronization
     private let engine: any VCPUEngine
     private var isHalted = false
     private var waitsForStartup: Bool
+    private var impatience = Impatience()
     private let errands = Mutex<[Errand]>([])
     private let hasErrands = Atomic<Bool>(false)
     private let retired = Atomic<UInt64>(0)
@@ -150,7 +151,9 @@ internal import Synchronization
     private func sleep() {
         sleeps.store(true, ordering: .relaxed)
         if !waitsForStartup { domain.xen.note(index, isBlocked: true) }
-        domain.pages.sleep(index, nanoseconds: nil)
+        let began = monotonicNanoseconds()
+        domain.pages.sleep(index, spinning: impatience.nanoseconds, nanoseconds: nil)
+        impatience.note(slept: monotonicNanoseconds() &- began)
         if !waitsForStartup { domain.xen.note(index, isBlocked: false) }
         sleeps.store(false, ordering: .relaxed)
     }
