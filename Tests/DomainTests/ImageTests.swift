@@ -1,0 +1,79 @@
+// qcow2 images under real guests: copy on write, two kinds of drives.
+// Source: xl-disk-configuration(5), "format"; QEMU's qemu-img as the judge of images.
+// Covered: PV and IDE disks on one image, a backing file that stays as it is.
+// Quirks: the image that a PV guest has written is read through the emulated disk of another.
+
+import Foundation
+import Testing
+
+extension Guests {
+    @Suite("qcow2 images", .serialized) struct ImageTests {
+        private func qemu(_ arguments: String..., accepting codes: Set<Int32> = [0]) throws {
+            let result = try Site.run(URL(fileURLWithPath: "/usr/bin/qemu-img"), arguments)
+            guard codes.contains(result.status) else {
+                throw Domain.Failure(description: "qemu-img \(arguments): \(result.output)\(result.error)")
+            }
+        }
+
+        /// An ext4 file system as a raw image, and an empty qcow2 image above it.
+        private func makeImages(_ name: String) throws -> (base: String, image: String) {
+            let base = try Site.makeDisk("\(name).raw", bytes: 48 << 20).path
+            let made = try Site.run(URL(fileURLWithPath: "/sbin/mke2fs"), ["-q", "-t", "ext4", base])
+            #expect(made.status == 0, "\(made.error)")
+            let image = Site.run.appendingPathComponent("\(name).qcow2").path
+            try qemu("create", "-q", "-f", "qcow2", "-b", base, "-F", "raw", image)
+            return (base, image)
+        }
+
+        private func boot(_ name: String, _ image: String) throws -> (domain: Domain, console: Console) {
+            let domain = try Domain(
+                name,
+                """
+                type='pvh'
+                memory=128
+                kernel='\(Site.guests.path)/vmlinuz'
+                ramdisk='\(Site.guests.path)/initrd.gz'
+                cmdline='console=hvc0'
+                disk=['format=qcow2,vdev=xvda,access=rw,target=\(image)']
+                """)
+            let console = try domain.console()
+            try console.wait(for: "guest#", within: 300)
+            return (domain, console)
+        }
+
+        @Test("A clone takes what PV and IDE disks write, and the image below it stays") func clone() throws {
+            let (base, image) = try makeImages("clone")
+            let before = try Data(contentsOf: URL(fileURLWithPath: base))
+            let sum: Substring
+            do {
+                let (domain, console) = try boot("clone-pv", image)
+                _ = try console.run("mount -t ext4 /dev/xvda /mnt")
+                _ = try console.run("dd if=/dev/urandom of=/mnt/noise bs=1M count=6 && rm -f /mnt/x && umount /mnt")
+                _ = try console.run("mount -t ext4 /dev/xvda /mnt")
+                let said = try console.run("md5sum /mnt/noise")
+                sum = try #require(said.firstMatch(of: /([0-9a-f]{32})  \/mnt\/noise/)).output.1
+                #expect(try Site.xl("shutdown", "-w", domain.name).status == 0)
+            }
+            try qemu("check", "-q", "-f", "qcow2", image)
+            #expect(try Data(contentsOf: URL(fileURLWithPath: base)) == before)
+            let domain = try Domain(
+                "clone-ide",
+                """
+                type='hvm'
+                memory=192
+                boot='d'
+                vnc=0
+                serial='pty'
+                xen_platform_pci=0
+                disk=['format=qcow2,vdev=hda,access=rw,target=\(image)', 'file:\(Site.guests.path)/linux.iso,hdc:cdrom,r']
+                """)
+            let console = try domain.console()
+            try console.wait(for: "guest#", within: 300)
+            let said = try console.run(
+                "mount -t ext4 /dev/sda /mnt && md5sum /mnt/noise && echo more > /mnt/more && umount /mnt")
+            #expect(said.contains("\(sum)  /mnt/noise"))
+            #expect(try Site.xl("destroy", domain.name).status == 0)
+            try qemu("check", "-q", "-f", "qcow2", image, accepting: [0, 3])
+        }
+    }
+}
