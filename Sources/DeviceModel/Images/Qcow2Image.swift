@@ -3,7 +3,7 @@
 // Modelled: direct I/O for clusters that are in place, everything else one after the other on the image's own thread.
 // Quirks: this side keeps copies of L2 tables. The thread alone changes tables, and tells what it changed.
 internal import Glibc
-internal import Host
+public import Host
 
 /// An opened qcow2 image with all that lies below it. Everything but `Qcow2Worker` happens on the reactor's thread.
 public final class Qcow2Image: BlockStore {

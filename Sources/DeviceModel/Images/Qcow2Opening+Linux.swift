@@ -4,7 +4,7 @@
 // Quirks: all files are open when this returns, so a process that is confined afterwards needs no more.
 internal import CAIO
 internal import Glibc
-public import Host
+internal import Host
 
 /// A file or block device as the tables' code sees it. Used on one thread.
 final class HostImageFile: ImageFile, ImageLayer {

@@ -19,7 +19,7 @@ public struct SetupFailure: Error, CustomStringConvertible {
     init(_ description: String) { self.description = description }
 }
 
-private struct WeakImage { weak var image: DiskImage? }
+private struct WeakImage { weak var image: (any BlockStore)? }
 
 /// The device-model process.
 public final class DeviceModel {
