@@ -168,6 +168,32 @@ private final class Bench {
         #expect(bench.until { bench.domain.vcpus[0].isSleeping })
     }
 
+    @Test("An x87 error is IRQ 13 until port F0 is written")
+    func numericError() throws {
+        let bench = try Bench()
+        let bus = bench.bus
+        // ICW1 forgets what came before; OCW3: reads give IRR.
+        func initialise() {
+            bus.writePort(0xA0, size: 1, value: 0x11)
+            for value in [0x70, 2, 1] as [UInt32] { bus.writePort(0xA1, size: 1, value: value) }
+            bus.writePort(0xA0, size: 1, value: 0x0A)
+        }
+        func isRequested() -> Bool { bus.readPort(0xA0, size: 1) & 0x20 != 0 }
+        initialise()
+        bus.signalFloatingPointError(true)
+        #expect(isRequested())
+        initialise()
+        bus.signalFloatingPointError(true)
+        #expect(!isRequested(), "a line that is high has no edge")
+        bus.writePort(0xF0, size: 1, value: 0)
+        bus.signalFloatingPointError(true)
+        #expect(isRequested())
+        initialise()
+        bus.signalFloatingPointError(false)
+        bus.signalFloatingPointError(true)
+        #expect(isRequested())
+    }
+
     @Test("A TSC deadline is met on the vCPU's own counter, reads back, and is over once it was met")
     func deadline() throws {
         let bench = try Bench()

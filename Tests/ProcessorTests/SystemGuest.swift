@@ -8,6 +8,9 @@ import CProcessor
 
 /// Ports and registers of the test machine.
 final class LatchBus: GuestBus {
+    /// What FERR# did.
+    var numericErrors: [Bool] = []
+    func signalFloatingPointError(_ isPending: Bool) { numericErrors.append(isPending) }
     /// What was written: port, size, value.
     var writes: [(port: UInt16, size: Int, value: UInt32)] = []
     /// What each port reads as.

@@ -221,6 +221,19 @@ import Testing
         #expect(leaf(0xD, 2).eax == (hasAVX ? 256 : 0))
     }
 
+    @Test func withoutNumericErrorsTheMachineIsTold() {
+        let guest = SystemGuest()
+        guest.long()
+        guest.cpu.pointee.cr0 &= ~CR0.numericError
+        // fninit; push 0x37B (zero divide unmasked); fldcw [rsp]; fld1; fldz; fdivp; fld1; fnstsw ax; fnclex; fld1; hlt
+        guest.run([
+            0xDB, 0xE3, 0x68, 0x7B, 3, 0, 0, 0xD9, 0x2C, 0x24, 0xD9, 0xE8, 0xD9, 0xEE, 0xDE, 0xF9, 0xD9, 0xE8, 0xDF,
+            0xE0, 0xDB, 0xE2, 0xD9, 0xE8, 0xF4,
+        ])
+        #expect(guest.bus.numericErrors == [true, false])
+        #expect(guest.cpu.pointee.gpr.0 & 0x84 == 0x84, "zero divide and the summary are still there")
+    }
+
     @Test func theProcessorsNumberCanBeRead() {
         let guest = SystemGuest()
         guest.long(user: true)

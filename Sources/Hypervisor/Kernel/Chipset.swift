@@ -209,6 +209,9 @@ final class Chipset: @unchecked Sendable {
 
     func holds(vector: UInt8, vcpu: Int) -> Bool { with(nil) { $0.apics[vcpu].holds(vector: vector) } }
 
+    /// FERR# of the first processor; port F0 takes the line back while it lasts.
+    func driveNumericError(_ high: Bool, vcpu: Int) { with(vcpu) { $0.driveNumericError(high) } }
+
     func driveCallback(_ lines: UInt64) { with(nil) { $0.driveCallback(lines) } }
 
     /// INIT for every processor.

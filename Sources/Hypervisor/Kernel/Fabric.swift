@@ -43,6 +43,8 @@ final class Fabric {
     private var hpetLines: UInt64 = 0
     private var callbackLines: UInt64 = 0
     private var lines: UInt64 = 0
+    /// IRQ 13, which an x87 exception raises and a write to port F0 lowers.
+    private var numericLine = false
 
     init(vcpus: Int, tsc: TickRate) {
         let wiring = wiring
@@ -124,10 +126,16 @@ final class Fabric {
         updateLines()
     }
 
+    func driveNumericError(_ high: Bool) {
+        numericLine = high
+        updateLines()
+    }
+
     private func updateLines() {
         var next = deviceLines
         if isLegacyReplaced { next &= ~0x101 } else if timerLine { next |= 1 }
         next |= hpetLines | callbackLines
+        if numericLine { next |= 1 << 13 }
         var changes = next ^ lines
         lines = next
         while changes != 0 {

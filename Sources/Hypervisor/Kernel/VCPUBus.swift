@@ -64,6 +64,7 @@ final class VCPUBus: GuestBus {
             return chipset.writePort(port, width(size), UInt64(value), vcpu: index)
         }
         switch port {
+        case 0xF0: chipset.driveNumericError(false, vcpu: index)
         case 0xCF8 where size == 4: domain.configAddress.store(value, ordering: .relaxed)
         case 0xCFC...0xCFF:
             guard let address = configAddress(port) else { return }
@@ -204,6 +205,11 @@ final class VCPUBus: GuestBus {
         case XenLeaves.hypercallMSR: return domain.placeHypercallPage(value, vcpu: index)
         default: return false
         }
+    }
+
+    /// Only the first processor's FERR# is wired.
+    func signalFloatingPointError(_ isPending: Bool) {
+        if index == 0 { chipset.driveNumericError(isPending, vcpu: index) }
     }
 
     var taskPriority: UInt8 {

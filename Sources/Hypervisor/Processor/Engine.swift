@@ -77,6 +77,13 @@ public protocol GuestBus: AnyObject {
     func cpuid(leaf: UInt32, subleaf: UInt32, _ own: CPUIDResult) -> CPUIDResult?
     /// Time stamp counter ticks per second that the guest is told, and its value now.
     var tscFrequency: UInt64 { get }
+    /// FERR#: an unmasked x87 exception waits for the guest, which has CR0.NE clear and so is told by IRQ 13.
+    func signalFloatingPointError(_ isPending: Bool)
+}
+
+extension GuestBus {
+    /// A machine without that line.
+    public func signalFloatingPointError(_ isPending: Bool) {}
 }
 
 /// What CPUID returns.

@@ -1,6 +1,7 @@
 // The state of x87, MMX and SSE as a memory image, and what all instructions on it share.
 // Source: Intel SDM volume 1 §8.1 (x87 state), §9.5 (MMX and x87), §10.5.1 (FXSAVE image).
-// Modelled: power-on and FNINIT values, pending exceptions, tag words. Not modelled: FERR# to IRQ 13 (CR0.NE = 0).
+// Modelled: power-on and FNINIT values, pending exceptions, FERR# (CR0.NE = 0), tag words. Not modelled: the wait for
+// IGNNE#: as if it were there at once, the guest runs on until IRQ 13 arrives, and its exception flags stay.
 // Quirks: the guest's registers always lie in FXSAVE64 form in `apus_vcpu.fpu`; slot n is ST(n), not R(n).
 
 internal import CProcessor
@@ -46,6 +47,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
     func resetFPU() {
         fpuImage.initializeMemory(as: UInt8.self, repeating: 0, count: MemoryLayout<apus_fpu>.size)
         pointee.upper_zero = 0
+        if pointee.x87_error { withdrawX87Error() }
         x87Control = 0x0040
         x87Tags = 0xFF
         mxcsr = 0x1F80
@@ -61,6 +63,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
         image.storeBytes(of: 0, toByteOffset: FXSAVEOffset.opcode, as: UInt16.self)
         image.storeBytes(of: 0, toByteOffset: FXSAVEOffset.instruction, as: UInt64.self)
         image.storeBytes(of: 0, toByteOffset: FXSAVEOffset.data, as: UInt64.self)
+        clearX87Error()
     }
 
     /// Whether an exception is flagged that the control word does not mask.
@@ -69,11 +72,29 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
     /// Derives ES and B from flags and masks, after either was loaded (SDM vol. 1 §8.1.3.3).
     func updateX87Summary() {
         x87Status = hasPendingX87 ? x87Status | 0x8080 : x87Status & ~0x8080
+        clearX87Error()
     }
 
-    /// #MF before a waiting instruction. With CR0.NE clear a PC reports through IRQ 13; the error is ignored here.
+    /// #MF before a waiting instruction; with CR0.NE clear the machine is told instead (SDM vol. 1 §8.7).
     @inline(__always) func checkPendingX87() throws(Fault) {
-        if hasPendingX87, pointee.cr0 & CR0.numericError != 0 { throw raise(Vector.floatingPoint) }
+        if hasPendingX87 { try reportX87Error() }
+    }
+
+    @inline(never) private func reportX87Error() throws(Fault) {
+        if pointee.cr0 & CR0.numericError != 0 { throw raise(Vector.floatingPoint) }
+        guard !pointee.x87_error else { return }
+        pointee.x87_error = true
+        bus.signalFloatingPointError(true)
+    }
+
+    /// Takes FERR# back once nothing is pending any more.
+    @inline(__always) func clearX87Error() {
+        if pointee.x87_error, !hasPendingX87 { withdrawX87Error() }
+    }
+
+    @inline(never) private func withdrawX87Error() {
+        pointee.x87_error = false
+        bus.signalFloatingPointError(false)
     }
 
     /// An MMX instruction: TOP becomes 0 and all registers valid (SDM vol. 1 §9.5.1).

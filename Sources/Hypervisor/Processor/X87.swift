@@ -1,6 +1,6 @@
 // x87 instructions: control instructions on the image, everything else natively through thunks.
 // Source: Intel SDM volume 1 chapter 8; volume 2 appendix A.5 (escape opcodes), instruction pages.
-// Modelled: all of D8 to DF and FWAIT, #NM, #MF, instruction and data pointers. Not modelled: FERR#, FDP for #MF only.
+// Modelled: all of D8 to DF and FWAIT, #NM, #MF, FERR#, instruction and data pointers. Not modelled: FDP for #MF only.
 // Quirks: the host never sees an unmasked pending exception: each is found in the image before the thunk runs.
 
 internal import CProcessor
@@ -121,8 +121,12 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
     @inline(__always) private func runX87(_ insn: Insn, dataPointer: UInt64?) -> UInt64 {
         let image = fpuImage
         let data = dataPointer ?? image.load(fromByteOffset: FXSAVEOffset.data, as: UInt64.self)
-        ignorePendingX87()
+        let ignored = hasPendingX87 ? ignorePendingX87() : 0
         let flags = apus_call_thunk(insn, fpuScratch, fpuScratch, self)
+        if ignored != 0 {
+            x87Status |= ignored
+            updateX87Summary()
+        }
         var instruction = pointee.rip &+ UInt64(insn.pointee.start)
         if !is64Bit {
             instruction = instruction & 0xFFFF_FFFF | UInt64(segment(Seg.cs).pointee.selector) << 32
@@ -134,9 +138,12 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
         return flags
     }
 
-    /// With CR0.NE clear a pending exception is ignored as behind IGNNE#: the host must not see it either.
-    @inline(__always) private func ignorePendingX87() {
-        if hasPendingX87 { x87Status &= ~(0x80BF & ~(x87Control & 0x3F)) }
+    /// With CR0.NE clear a pending exception is ignored as behind IGNNE#: the host must not see it. Its flags, to be put
+    /// back.
+    private func ignorePendingX87() -> UInt16 {
+        let flags = x87Status & ~x87Control & 0x3F
+        x87Status &= ~(0x8080 | flags)
+        return flags
     }
 
     private func dataPointer(_ segment: Int, _ address: UInt64) -> UInt64 {

@@ -13,6 +13,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
             case (0xDB, 0xE2):
                 return { cpu, _ in
                     cpu.x87Status &= 0x7F00
+                    cpu.clearX87Error()
                     return Status.next
                 }
             case (0xDB, 0xE3):

@@ -209,6 +209,7 @@ struct apus_vcpu {
     apus_tlb_entry *tlb_first; ///< tlb[0][0]
     uint32_t tlb_generation;   ///< counts flushes: what depends on linear addresses dies with it
     bool window_wanted;        ///< leave when an interrupt can be taken
+    bool x87_error;            ///< FERR#: an x87 exception was reported to the machine and is not cleared
     apus_jump *jumps;          ///< APUS_JUMPS entries
     apus_block *_Nullable current; ///< the block that runs
     apus_tlb_entry tlb[APUS_TLB_MODES][2][APUS_TLB_ENTRIES]; ///< [mode][0 read, 1 write]
