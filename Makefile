@@ -3,7 +3,7 @@ SWIFT_BUILD = swift build -c release
 export SWIFT_BACKTRACE = enable=no
 
 .PHONY: all build build-tests test unit-test domain-test soak check format demo bench bench-cpu bench-disk bench-engine
-.PHONY: clean
+.PHONY: bench-ioreq clean
 
 all: build
 
@@ -78,6 +78,11 @@ bench-disk: build
 bench-engine:
 	$(SWIFT_BUILD) --product engine-bench
 	.build/release/engine-bench
+
+# A round trip to the device model's process and back.
+bench-ioreq:
+	$(SWIFT_BUILD) --product ioreq-bench
+	.build/release/ioreq-bench
 
 clean:
 	rm -rf .build

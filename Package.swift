@@ -61,6 +61,9 @@ let package = Package(
         .executableTarget(
             name: "engine-bench", dependencies: ["CProcessor", "Processor"],
             path: "Sources/Hypervisor/engine-bench", swiftSettings: language),
+        .executableTarget(
+            name: "ioreq-bench", dependencies: ["DomainConfig", "Host", "Ioreq", "PCBoard"],
+            path: "Sources/Hypervisor/ioreq-bench", swiftSettings: language),
 
         // Device model.
         .target(

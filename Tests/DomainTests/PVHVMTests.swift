@@ -56,10 +56,35 @@ extension Guests {
             #expect(try console.run("nproc").contains("\n\(vcpus)\r\n"))
             #expect(
                 try console.run("dmesg | grep -ciE 'WARNING: CPU|BUG:|Oops'").contains("\n0\r\n"), "no complaints")
+            try checkFigures(domain)
             let shutdown = try Site.xl("shutdown", "-w", domain.name)
             #expect(shutdown.output == "Waiting for 1 domains\nDomain \(domain.id) has been shut down, reason code 0\n")
             waitUntilGone(domain)
             #expect(try checksum(of: "/file", in: disk) == sum, "the host sees what the guest wrote")
+        }
+
+        /// The guest has used its disk and its board: all figures say so.
+        private func checkFigures(_ domain: Domain) throws {
+            let stats = try Site.xl("stats", "--json", domain.name).output
+            let json = try #require(
+                try JSONSerialization.jsonObject(with: Data(stats.utf8)) as? [String: Any])
+            let backend = json["backend"] as? [String: Any]
+            let disk = (backend?["devices"] as? [[String: Any]])?.first { $0["number"] as? Int == 768 }
+            #expect((disk?["writtenSectors"] as? Int ?? 0) > 1000 && (disk?["reads"] as? Int ?? 0) > 0)
+            let hypervisor = json["hypervisor"] as? [String: Any]
+            let statistics = hypervisor?["statistics"] as? [String: Any]
+            let answers = statistics?["answers"] as? [String: Any]
+            #expect((answers?["count"] as? Int ?? 0) > 1000, "\(stats.prefix(2000))")
+            #expect(((statistics?["hypercalls"] as? [String: Int])?["event_channel_op"] ?? 0) > 100)
+            let metrics = try Site.xl("metrics").output
+            for line in [
+                "apus_vbd_requests_total{domain=\"\(domain.name)\",domid=\"\(domain.id)\",device=\"768\",kind=\"write\"} ",
+                "apus_device_accesses_total{domain=\"\(domain.name)\",domid=\"\(domain.id)\",process=\"device-model\",",
+                "# TYPE apus_ioreq_seconds histogram",
+            ] { #expect(metrics.contains(line), "\(line)") }
+            let row = try Site.xl("top", "-b", "-i", "1").output.split(separator: "\n").last { $0.contains("pvhvm") }
+            let words = (row ?? "").split(separator: " ")
+            #expect(words.count == 21 && (Int(words[19]) ?? 0) > 1000 && (Int(words[20]) ?? 0) > 100, "\(row ?? "")")
         }
 
         @Test("Its tree in the store is Xen's, node by node")

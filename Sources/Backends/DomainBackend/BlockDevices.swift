@@ -50,6 +50,9 @@ final class BlockDevices {
     /// Changes with everything that is served.
     var activity: UInt64 { all.reduce(0) { $0 &+ $1.activity } }
 
+    /// What each has done so far.
+    var figures: [BackendFigures.Device] { devices.compactMap { name, device in Int(name).map { device.figures($0) } } }
+
     func stop() {
         for device in devices.values { device.stop() }
         (devices, all) = ([:], [])

@@ -31,6 +31,8 @@ public final class DomainBackend {
     private let guestStore: Descriptor
     private let log: (String) -> Void
     private let consoleLog: ConsoleLog
+    private let directory: String
+    private var control: LineServer?
     private var relay: StoreRelay?
     private var console: ConsoleBackend?
     private var disks: [BlockDevices] = []
@@ -47,7 +49,7 @@ public final class DomainBackend {
         directory: String, hypervisor: MessageSocket, guestStore: Descriptor, store: Descriptor,
         log: @escaping (String) -> Void
     ) throws {
-        (self.guestStore, self.log) = (guestStore, log)
+        (self.guestStore, self.log, self.directory) = (guestStore, log, directory)
         let json = try HostFile.read(directory + "/config.json")
         config = try JSONDecoder().decode(DomainConfig.self, from: Data(json))
         reactor = try Reactor()
@@ -66,6 +68,7 @@ public final class DomainBackend {
         try serveGuestStore()
         try serveConsole()
         try serveDisks()
+        control = try serveControl(in: directory, on: reactor)
         link.attach(to: reactor)
         try store.attach(to: reactor)
         store.onLost = { [log] in log("the connection to xenstored is lost: devices stay as they are") }
@@ -78,6 +81,14 @@ public final class DomainBackend {
         try ready()
         reactor.run()
         for kind in disks { kind.stop() }
+        control?.close()
+    }
+
+    /// What all devices have done so far.
+    var figures: BackendFigures {
+        BackendFigures(
+            devices: disks.flatMap(\.figures).sorted { $0.number < $1.number }, eventsReceived: link.eventsReceived,
+            eventsSent: link.eventsSent)
     }
 
     /// While a disk is in use it is looked at rather than waited for, and its guest needs to send no events.

@@ -55,6 +55,8 @@ final class HypervisorLink: EventPorts {
     let grants: GrantMap
     /// CLOCK_MONOTONIC nanoseconds of the last event from the guest.
     private(set) var lastEvent: UInt64 = 0
+    private(set) var eventsReceived: UInt64 = 0
+    private(set) var eventsSent: UInt64 = 0
 
     /// Takes the hypervisor's first message.
     init(_ socket: MessageSocket) throws {
@@ -107,7 +109,10 @@ final class HypervisorLink: EventPorts {
 
     /// Calls the ports that the guest has sent on; whether there were any.
     func serveEvents() -> Bool {
-        let found = events.takeSignals { number in ports[UInt32(number)]?.onEvent() }
+        let found = events.takeSignals { number in
+            eventsReceived &+= 1
+            ports[UInt32(number)]?.onEvent()
+        }
         if found { lastEvent = monotonicNanoseconds() }
         return found
     }
@@ -133,7 +138,10 @@ final class HypervisorLink: EventPorts {
         _ = ask(Request(unbind: port.number))
     }
 
-    private func notify(_ number: UInt32) { pages.kick(events.notifyGuest(Int(number))) }
+    private func notify(_ number: UInt32) {
+        eventsSent &+= 1
+        pages.kick(events.notifyGuest(Int(number)))
+    }
 
     /// The hypervisor's answer; 0 if it did not do what was asked.
     private func ask(_ request: Request) -> Int {

@@ -155,8 +155,17 @@ extension DeviceModel {
         }
         var ok: Bool?
         var error: String?
+        struct Access: Codable {
+            var name: String
+            var reads: UInt64
+            var writes: UInt64
+            /// Accesses that no register took.
+            var faults: UInt64
+        }
         var vnc: VNC?
         var console: String?
+        /// What each chip and card was asked.
+        var chips: [Access]?
     }
 
     private func answer(_ line: String) -> String {
@@ -173,6 +182,13 @@ extension DeviceModel {
         case "status":
             return Reply(
                 ok: true, vnc: vnc.map { Reply.VNC(address: $0.address, port: $0.port) }, console: serial.path)
+        case "statistics":
+            let slots = machine.board.slots.filter { $0.reads | $0.writes != 0 }
+            return Reply(
+                ok: true,
+                chips: slots.map {
+                    Reply.Access(name: $0.name, reads: $0.reads, writes: $0.writes, faults: $0.faults)
+                })
         case "cd-insert": return changeMedium(request.vdev, request.target)
         case "cd-eject": return changeMedium(request.vdev, nil)
         case "powerButton":

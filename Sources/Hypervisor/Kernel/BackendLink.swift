@@ -6,6 +6,7 @@ internal import DomainConfig
 internal import Foundation
 internal import Host
 internal import Ioreq
+internal import Synchronization
 
 /// Where a guest finds xenstore and its console: frames and event channels.
 public struct SpecialPlaces: Codable, Equatable, Sendable {
@@ -79,8 +80,11 @@ final class BackendLink {
     /// 0: it could not be done; for a binding, the back ends' own port.
     private func carryOut(_ request: Request) -> Int {
         if let port = request.bind {
-            let (pages, doorbell) = (domain.eventPages, doorbell)
-            let bound = domain.xen.events.attach(port) { pages.signalBackend($0, doorbell: doorbell) }
+            let (pages, doorbell, counters) = (domain.eventPages, doorbell, domain.xen.counters)
+            let bound = domain.xen.events.attach(port) {
+                counters.toBackends.wrappingAdd(1, ordering: .relaxed)
+                pages.signalBackend($0, doorbell: doorbell)
+            }
             domain.xen.route(port)
             return bound ?? 0
         }

@@ -59,6 +59,15 @@ final class Chipset: @unchecked Sendable {
 
     // MARK: accesses
 
+    /// How often each chip was read and written.
+    var accesses: [(name: String, reads: UInt64, writes: UInt64)] {
+        with(nil) { fabric in
+            let shared = [fabric.pic, fabric.pit, fabric.ioapic, fabric.hpet, fabric.pmTimer]
+            let locals = fabric.locals.enumerated().map { ("\($1.name)\($0)", $1.reads, $1.writes) }
+            return shared.map { ($0.name, $0.reads, $0.writes) } + locals
+        }
+    }
+
     /// Whether a port belongs to a chip here, other than the PM timer.
     static func owns(port: UInt16) -> Bool {
         switch port {

@@ -250,6 +250,7 @@ extension Hypercall {
             try write(call.bytes, address)
         case EVTCHNOP_close: try xen.events.close(Int(try read(address, 4).u32(0)))
         case EVTCHNOP_send:
+            xen.counters.sent.wrappingAdd(1, ordering: .relaxed)
             if let local = try xen.events.send(Int(try read(address, 4).u32(0))) { xen.deliver(local) }
         case EVTCHNOP_status: try eventStatus(address)
         case EVTCHNOP_bind_vcpu:

@@ -141,6 +141,9 @@ extension Hypervisor {
         var vcpus: [Processor]?
         var memoryKiB: Int?
         var instructions: UInt64?
+        /// How often vCPUs left guest code.
+        var exits: UInt64?
+        var statistics: DomainStatistics?
         var log: String?
     }
 
@@ -161,6 +164,10 @@ extension Hypervisor {
         case "unpause": domain.unpause()
         case "destroy": domain.finish(.destroy)
         case "status": return status
+        case "statistics":
+            var reply = status
+            reply.statistics = DomainStatistics(of: domain)
+            return reply
         case "log": return Reply(ok: true, log: journal.text)
         case "memory": return handOverMemory()
         case "shutdown", "reboot":
@@ -192,6 +199,7 @@ extension Hypervisor {
         return Reply(
             ok: true, state: state, cpuSeconds: processors.reduce(0) { $0 + $1.cpuSeconds }, vcpus: processors,
             memoryKiB: Int((domain.ramFrames - missing) << 2),
-            instructions: domain.vcpus.reduce(0) { $0 &+ $1.instructions })
+            instructions: domain.vcpus.reduce(0) { $0 &+ $1.instructions },
+            exits: domain.vcpus.reduce(0) { $0 &+ $1.counters.exits })
     }
 }

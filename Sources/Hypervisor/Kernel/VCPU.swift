@@ -14,6 +14,7 @@ internal import Synchronization
     let index: Int
     private unowned let domain: Domain
     private let bus: VCPUBus
+    let counters = VCPUCounters()
     private let engine: any VCPUEngine
     private var isHalted = false
     private var waitsForStartup: Bool
@@ -44,7 +45,7 @@ internal import Synchronization
 
     init(_ index: Int, _ domain: Domain, _ make: EngineMaker) {
         (self.index, self.domain) = (index, domain)
-        bus = VCPUBus(index, domain)
+        bus = VCPUBus(index, domain, counters)
         unsafe engine = make(index, domain.memory.map, bus, domain.pages.attention(index))
         waitsForStartup = index != 0
         bus.engine = engine
@@ -201,6 +202,7 @@ internal import Synchronization
         }
         if let callback {
             engine.inject(vector: callback)
+            counters.count(.callback)
             isHalted = false
             engine.wantsInterruptWindow = hasInterrupt
             return
@@ -208,6 +210,7 @@ internal import Synchronization
         let (vector, more) = domain.chipset.acknowledge(vcpu: index)
         if let vector {
             engine.inject(vector: vector)
+            counters.count(.interrupt)
             isHalted = false
         }
         engine.wantsInterruptWindow = more
@@ -215,11 +218,15 @@ internal import Synchronization
 
     private func handle(_ exit: EngineExit) {
         switch exit {
-        case .attention, .interruptWindow: return
+        case .attention: counters.count(.attention)
+        case .interruptWindow: counters.count(.interruptWindow)
         case .halt:
+            counters.count(.halt)
             isHalted = true
             noteDeath()
-        case .hypercall: domain.carryOutHypercall(engine, vcpu: index)
+        case .hypercall:
+            counters.countHypercall(engine[register: 0])
+            domain.carryOutHypercall(engine, vcpu: index)
         case .shutdown:
             domain.log("vCPU \(index): triple fault")
             domain.finish(.reboot)

@@ -15,6 +15,8 @@ final class VCPUBus: GuestBus {
     private let chipset: Chipset
     private let client: IoreqClient
     private let memory: Memory
+    private let counters: VCPUCounters
+    private let scale: TickScale
     /// First byte of the local APIC's window.
     private var localWindow: UInt64?
     /// IA32_TSC_DEADLINE as it was written.
@@ -22,8 +24,9 @@ final class VCPUBus: GuestBus {
     /// The vCPU, which has this bus; set as soon as it is there.
     weak var engine: (any VCPUEngine)?
 
-    init(_ index: Int, _ domain: Domain) {
-        (self.index, self.domain) = (index, domain)
+    init(_ index: Int, _ domain: Domain, _ counters: VCPUCounters) {
+        (self.index, self.domain, self.counters) = (index, domain, counters)
+        scale = TickScale(hertz: domain.tsc.hertz)
         (chipset, client, memory) = (domain.chipset, domain.client, domain.memory)
         localWindow = chipset.localWindow(vcpu: index)
     }
@@ -32,7 +35,14 @@ final class VCPUBus: GuestBus {
 
     /// Hands an access to the device model; what it asked for meanwhile is done before the guest goes on.
     private func submit(_ request: Request) -> UInt64 {
+        switch request.kind {
+        case .port: counters.count(request.isRead ? .portRead : .portWrite)
+        case .memory: counters.count(request.isRead ? .memoryRead : .memoryWrite)
+        case .pciConfig: counters.count(.configuration)
+        }
+        let start = TickScale.now
         let value = client.submit(request, vcpu: index)
+        counters.countAnswer(nanoseconds: scale.nanoseconds(since: start))
         if client.pages.hasCommands { client.pages.attend(index) }
         return value
     }
@@ -42,6 +52,7 @@ final class VCPUBus: GuestBus {
     func readPort(_ port: UInt16, size: Int) -> UInt32 {
         let ones = UInt32(truncatingIfNeeded: width(size).ones)
         if Chipset.owns(port: port) {
+            counters.count(.chip)
             return UInt32(truncatingIfNeeded: chipset.readPort(port, width(size), vcpu: index))
         }
         if let offset = pmTimerOffset(port) {
@@ -61,6 +72,7 @@ final class VCPUBus: GuestBus {
 
     func writePort(_ port: UInt16, size: Int, value: UInt32) {
         if Chipset.owns(port: port) {
+            counters.count(.chip)
             return chipset.writePort(port, width(size), UInt64(value), vcpu: index)
         }
         switch port {
@@ -150,9 +162,13 @@ final class VCPUBus: GuestBus {
     func readMemory(_ address: UInt64, size: Int) -> UInt64 {
         let width = width(size)
         if let localWindow, address &- localWindow < 0x1000 {
+            counters.count(.chip)
             return chipset.readLocal(address & 0xFFF, width, vcpu: index)
         }
-        if chipset.owns(memory: address) { return chipset.readMemory(address, width, vcpu: index) }
+        if chipset.owns(memory: address) {
+            counters.count(.chip)
+            return chipset.readMemory(address, width, vcpu: index)
+        }
         if GuestMemoryLayout.shadowed.contains(address) { return width.ones }
         return submit(Request(.memory, address: address, size: size, isRead: true)) & width.ones
     }
@@ -161,9 +177,13 @@ final class VCPUBus: GuestBus {
         if address &- 0xA_0000 < 0x2_0000 { return post(address, size: size, value: value) }
         let width = width(size)
         if let localWindow, address &- localWindow < 0x1000 {
+            counters.count(.chip)
             return chipset.writeLocal(address & 0xFFF, width, value, vcpu: index)
         }
-        if chipset.owns(memory: address) { return chipset.writeMemory(address, width, value, vcpu: index) }
+        if chipset.owns(memory: address) {
+            counters.count(.chip)
+            return chipset.writeMemory(address, width, value, vcpu: index)
+        }
         if GuestMemoryLayout.shadowed.contains(address) {
             return memory.writeShadowed(address, size: size, value: value)
         }
@@ -178,7 +198,11 @@ final class VCPUBus: GuestBus {
             return post(address &+ 4, size: 4, value: value >> 32)
         }
         let request = Request(.memory, address: address, size: size, isRead: false, data: value)
-        if !domain.post(request) { _ = submit(request) }
+        guard domain.post(request) else {
+            _ = submit(request)
+            return
+        }
+        counters.count(.posted)
     }
 
     // MARK: registers

@@ -3,6 +3,8 @@
 // Not modelled: foreign domains: only domain 0 (the back ends) is at the other end of a channel or grant.
 // Lock order: every lock of these objects is a leaf; the machine is called with none held.
 
+internal import Synchronization
+
 /// What the Xen objects ask of the machine around them. From any thread.
 protocol XenMachine: AnyObject, Sendable {
     var domid: UInt16 { get }
@@ -72,6 +74,7 @@ final class XenDomain: @unchecked Sendable {
     let reservation: Reservation
     let output: GuestOutput
     let callbacks: Callbacks
+    let counters = EventCounters()
     /// UUID, 16 bytes.
     let handle: [UInt8]
     /// Whether the guest gets an HVM guest's features, a PV guest's, or (HVM without platform device) none.
@@ -99,6 +102,7 @@ final class XenDomain: @unchecked Sendable {
     /// Makes a port pending and tells its vCPU.
     func deliver(_ port: Int) {
         guard let target = events.setPending(port) else { return }
+        counters.delivered.wrappingAdd(1, ordering: .relaxed)
         if target.isNew { announce(target.vcpu) }
         for vcpu in waits.pollers(of: port) { machine.kick(vcpu) }
     }
@@ -109,7 +113,9 @@ final class XenDomain: @unchecked Sendable {
 
     /// A back end signals by its port.
     func notify(_ remotePort: Int) {
-        if let port = events.local(of: remotePort) { deliver(port) }
+        guard let port = events.local(of: remotePort) else { return }
+        counters.fromBackends.wrappingAdd(1, ordering: .relaxed)
+        deliver(port)
     }
 
     /// Tells the back end at the other end of a port which vCPU is to hear of its events.

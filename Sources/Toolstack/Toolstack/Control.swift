@@ -52,6 +52,9 @@ public struct ControlReply: Codable, Equatable, Sendable {
         public var receivedBytes: Int?
     }
     public var devices: [Device]?
+    /// Events between guest and back ends, both ways (back ends).
+    public var eventsReceived: Int?
+    public var eventsSent: Int?
     /// How often vCPUs left guest code.
     public var exits: Int?
     /// How the domain ended (monitor).

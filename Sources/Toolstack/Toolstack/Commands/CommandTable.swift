@@ -30,7 +30,8 @@ public enum XL {
     static let commands: [Command] = [
         .create, .configUpdate, .list, .destroy, .shutdown, .reboot, .pause, .unpause, .console, .vncviewer, .dumpCore,
         .cdInsert, .cdEject, .memMax, .memSet, .buttonPress, .vcpuList, .vcpuPin, .vcpuSet, .vmList, .info, .sharing,
-        .schedCredit2, .domid, .domname, .rename, .trigger, .sysrq, .debugKeys, .dmesg, .top, .stats, .networkAttach,
+        .schedCredit2, .domid, .domname, .rename, .trigger, .sysrq, .debugKeys, .dmesg, .top, .stats, .metrics,
+        .networkAttach,
         .networkList, .networkDetach, .blockAttach, .blockList, .blockDetach, .uptime, .claims, .cpupoolList,
     ]
 

@@ -1,7 +1,7 @@
 // xl top and xl stats: figures of running domains.
 // Source: columns captured from xentop of Xen 4.17.7.
 // Modelled: live and batch mode, disks and interfaces as far as back ends count, exits. Not modelled: xentop's sorting.
-// Quirks: EXITS is ours: how often guests left their code for a process of the host, where the hypervisor counts.
+// Quirks: EXITS and RING_EVTS are ours: how often guests left their code, and events between them and back ends.
 
 internal import DomainConfig
 internal import Foundation
@@ -19,6 +19,9 @@ struct DeviceFigures {
     var writes = 0
     var readSectors = 0
     var writtenSectors = 0
+    /// Requests of rings that were served, and the events that told of them.
+    var requests: Int { reads + writes }
+    var events = 0
 }
 
 extension Command {
@@ -58,7 +61,7 @@ extension Command {
                 ("hypervisor", directory.control), ("device-model", directory.deviceModel),
                 ("backend", directory.backend),
             ] {
-                guard let line = try? LineClient.request("{\"command\":\"status\"}", at: socket, seconds: 2),
+                guard let line = try? LineClient.request("{\"command\":\"statistics\"}", at: socket, seconds: 2),
                     let value = PrettyJSON(line)
                 else { continue }
                 sections.append((name, value))
@@ -148,7 +151,7 @@ struct TopTable {
 
     static let header =
         "      NAME  STATE   CPU(sec) CPU(%)     MEM(k) MEM(%)  MAXMEM(k) MAXMEM(%) VCPUS NETS NETTX(k) NETRX(k) VBDS"
-        + "   VBD_OO   VBD_RD   VBD_WR  VBD_RSECT  VBD_WSECT SSID      EXITS\n"
+        + "   VBD_OO   VBD_RD   VBD_WR  VBD_RSECT  VBD_WSECT SSID      EXITS  RING_EVTS\n"
 
     var text: String { rows.reduce(Self.header) { $0 + line($1) } }
 
@@ -165,7 +168,8 @@ struct TopTable {
         text += "\(devices.receivedKiB.padded(8)) \(devices.disks.padded(4)) \(devices.waits.padded(8)) "
         text += "\(devices.reads.padded(8)) \(devices.writes.padded(8)) \(devices.readSectors.padded(10)) "
         text += "\(devices.writtenSectors.padded(10)) \(0.padded(4)) "
-        return text + (entry.exits.map(String.init) ?? "-").padded(-10) + "\n"
+        text += (entry.exits.map(String.init) ?? "-").padded(-10) + " "
+        return text + devices.events.padded(10) + "\n"
     }
 
     var json: [PrettyJSON] {
@@ -180,7 +184,7 @@ struct TopTable {
                 ("disks", .number(devices.disks)), ("reads", .number(devices.reads)),
                 ("writes", .number(devices.writes)), ("readSectors", .number(devices.readSectors)),
                 ("writtenSectors", .number(devices.writtenSectors)),
-                ("exits", entry.exits.map { .number($0) } ?? .null),
+                ("exits", entry.exits.map { .number($0) } ?? .null), ("ringEvents", .number(devices.events)),
             ])
         }
     }
@@ -196,6 +200,7 @@ extension Session {
         figures.interfaces = (try? store?.directory("/libxl/\(domid)/device/vif")?.count) ?? 0
         let socket = run.directory(of: domid).backend
         guard let reply = try? Control.ask(socket, ControlRequest("status"), seconds: 1) else { return figures }
+        figures.events = (reply.eventsReceived ?? 0) + (reply.eventsSent ?? 0)
         for device in reply.devices ?? [] {
             figures.waits += device.waits ?? 0
             figures.reads += device.reads ?? 0
