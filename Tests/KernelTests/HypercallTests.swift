@@ -364,6 +364,29 @@ import Testing
         #expect(guest.structured(29, 2, (9, 4)) == -22)
     }
 
+    @Test("Two watchdogs: taken, set again, freed; one that runs out is told")
+    func watchdogs() {
+        let guest = Caller()
+        #expect(guest.structured(29, 6, (0, 4), (0, 4)) == -22, "none without a time")
+        #expect(guest.structured(29, 6, (0, 4), (3, 4)) == 1)
+        #expect(guest.structured(29, 6, (0, 4), (9, 4)) == 2)
+        #expect(guest.structured(29, 6, (0, 4), (9, 4)) == -17)
+        #expect(guest.xen.timers.deadline == 3_000_005_000)
+        #expect(!guest.xen.timers.hasExpired(3_000_004_999) && guest.xen.timers.hasExpired(3_000_005_000))
+        #expect(guest.structured(29, 6, (1, 4), (0, 4)) == 0)
+        #expect(guest.xen.timers.deadline == 9_000_005_000)
+        #expect(guest.structured(29, 6, (1, 4), (4, 4)) == -22, "it is free")
+        #expect(guest.structured(29, 6, (2, 4), (20, 4)) == 0 && guest.structured(29, 6, (3, 4), (1, 4)) == -22)
+        #expect(guest.xen.timers.deadline == 20_000_005_000)
+    }
+
+    @Test("vm_assist: the mark of run states, and nothing else, for HVM guests")
+    func assist() {
+        let guest = Caller()
+        #expect(guest.plain(21, 0, 5) == 0 && guest.plain(21, 1, 5) == 0)
+        #expect(guest.plain(21, 0, 1) == -22)
+    }
+
     @Test("Callback forms: vector, line, INTx; 0 is none; a vCPU's own vector goes first")
     func callbacks() {
         #expect(HVMParameters.callback(0) == .none)

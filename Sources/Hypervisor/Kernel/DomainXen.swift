@@ -26,6 +26,10 @@ extension Domain: XenMachine {
         _ = try HostThread("xen-timer") { [self] in
             xen.timers.keepTime(
                 now: { pages.guestNanoseconds }, isPaused: { pages.isPaused }, isEnding: { isEnding },
+                expire: {
+                    log("the guest's watchdog ran out")
+                    finish(.watchdog)
+                },
                 fire: { due in
                     if due.isPoll { pages.kick(due.vcpu) } else { xen.deliver(virq: 0, vcpu: due.vcpu) }
                 })

@@ -74,6 +74,16 @@ final class HVMParameters: Sendable {
 }
 
 extension Hypercall {
+    /// vm_assist: an HVM guest may ask for a mark while its run state changes. The copy is written in one go on its
+    /// own vCPU's thread here, so there is never a moment to mark.
+    func assist(_ command: UInt64, _ type: UInt64) throws(XenError) -> Int64 {
+        guard type == UInt64(VMASST_TYPE_runstate_update_flag) else { throw .invalid }
+        guard [VMASST_CMD_enable, VMASST_CMD_disable].contains(Int32(truncatingIfNeeded: command)) else {
+            return XenError.notImplemented.rawValue
+        }
+        return 0
+    }
+
     func hvm(_ command: UInt64, _ address: UInt64) throws(XenError) -> Int64 {
         guard xen.flavour != .plain else { throw .notImplemented }
         switch Int32(truncatingIfNeeded: command) {

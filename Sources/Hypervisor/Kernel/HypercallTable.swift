@@ -64,6 +64,7 @@ struct Hypercall {
         case __HYPERVISOR_callback_op where xen.flavour == .pv: return try callback(a, b)
         case Self.eventChannelOp: return try eventChannel(a, b)
         case __HYPERVISOR_physdev_op: return try physicalDevice(a, b)
+        case __HYPERVISOR_vm_assist where xen.flavour != .pv: return try assist(a, b)
         case __HYPERVISOR_hvm_op where xen.flavour != .pv: return try hvm(a, b)
         default: return nil
         }

@@ -125,7 +125,11 @@ extension Confinement {
 
 /// The control protocol: one JSON object a line.
 extension Hypervisor {
-    private struct Request: Codable { var command: String }
+    private struct Request: Codable {
+        var command: String
+        /// The vCPU that "nmi" is for; 0 if there is none.
+        var vcpu: Int?
+    }
 
     private struct Reply: Codable {
         struct Processor: Codable {
@@ -150,7 +154,7 @@ extension Hypervisor {
     private func answer(_ line: String) -> String {
         let reply: Reply
         if let request = try? JSONDecoder().decode(Request.self, from: Data(line.utf8)) {
-            reply = carryOut(request.command)
+            reply = request.command == "nmi" ? sendNMI(request.vcpu ?? 0) : carryOut(request.command)
         } else {
             reply = Reply(error: "not a command: \(line.prefix(80))")
         }
@@ -175,6 +179,12 @@ extension Hypervisor {
                 error: "PV control interface not available: external graceful \(command) not possible")
         default: return Reply(error: "unknown command \(command)")
         }
+        return Reply(ok: true)
+    }
+
+    private func sendNMI(_ vcpu: Int) -> Reply {
+        guard domain.vcpus.indices.contains(vcpu) else { return Reply(error: "there is no vCPU \(vcpu)") }
+        domain.sendNMI(vcpu)
         return Reply(ok: true)
     }
 

@@ -1,6 +1,6 @@
 // sched_op: giving time away, waiting for events, and ending the domain.
 // Source: Xen public/sched.h; xen/common/schedule.c (do_poll, vcpu_block).
-// Modelled: yield, block, poll with timeout, shutdown. Not modelled: the watchdog, pinning.
+// Modelled: yield, block, poll with timeout, shutdown, the watchdogs. Not modelled: pinning.
 // Quirks: the vCPU leaves the call at once and its thread sleeps before it enters the guest again.
 
 internal import CXen
@@ -71,6 +71,12 @@ extension Hypercall {
         case SCHEDOP_remote_shutdown:
             try requireSelf(try read(address, 8).u16(0))
             throw .notPermitted
+        case SCHEDOP_watchdog:
+            // struct sched_watchdog: id, seconds from now on (0: never).
+            let call = try read(address, 8)
+            let seconds = UInt64(call.u32(4))
+            return try xen.timers.watch(
+                Int(call.u32(0)), until: seconds == 0 ? nil : machine.nanoseconds &+ seconds &* 1_000_000_000)
         case SCHEDOP_pin_override: throw .notPermitted
         default: throw .notImplemented
         }

@@ -18,6 +18,8 @@ final class XenTimers: Sendable {
     /// What is due: a timer interrupt, or the end of a poll.
     struct Due: Equatable { var vcpu: Int, isPoll: Bool }
 
+    /// Deadlines of the guest's watchdogs (xen/common/sched/core.c has two a domain); each ends the domain.
+    private let watchdogs = Mutex<[UInt64?]>([nil, nil])
     private let timers: Mutex<[Timers]>
     private let alarm = FutexWord()
 
@@ -41,7 +43,30 @@ final class XenTimers: Sendable {
         change(vcpu) { ($0.period, $0.next) = (period, period == 0 ? nil : now &+ period) }
     }
 
-    var deadline: UInt64? { timers.withLock { $0.compactMap(\.first).min() } }
+    var deadline: UInt64? {
+        [timers.withLock { $0.compactMap(\.first).min() }, watchdogs.withLock { $0.compactMap { $0 }.min() }]
+            .compactMap { $0 }.min()
+    }
+
+    /// Whether a watchdog ran out by `now`.
+    func hasExpired(_ now: UInt64) -> Bool { watchdogs.withLock { $0.contains { $0.map { $0 <= now } ?? false } } }
+
+    /// SCHEDOP_watchdog: `id` 0 takes a free one and gives its number; 1 or 2 sets one again, no deadline frees it.
+    func watch(_ id: Int, until deadline: UInt64?) throws(XenError) -> Int64 {
+        let result: Result<Int64, XenError> = watchdogs.withLock { watchdogs in
+            if id == 0 {
+                guard let deadline else { return .failure(.invalid) }
+                guard let free = watchdogs.firstIndex(of: nil) else { return .failure(.exists) }
+                watchdogs[free] = deadline
+                return .success(Int64(free + 1))
+            }
+            guard watchdogs.indices.contains(id - 1), watchdogs[id - 1] != nil else { return .failure(.invalid) }
+            watchdogs[id - 1] = deadline
+            return .success(0)
+        }
+        wake()
+        return try result.get()
+    }
 
     /// Takes what is due at `now`.
     func take(_ now: UInt64) -> [Due] {
@@ -75,7 +100,9 @@ final class XenTimers: Sendable {
     }
 
     /// The thread: `fire` takes what is due.
-    func keepTime(now: () -> UInt64, isPaused: () -> Bool, isEnding: () -> Bool, fire: (Due) -> Void) {
+    func keepTime(
+        now: () -> UInt64, isPaused: () -> Bool, isEnding: () -> Bool, expire: () -> Void, fire: (Due) -> Void
+    ) {
         while !isEnding() {
             let seen = alarm.value
             guard !isPaused(), let deadline else {
@@ -84,6 +111,7 @@ final class XenTimers: Sendable {
             }
             let now = now()
             if deadline <= now {
+                if hasExpired(now) { return expire() }
                 for due in take(now) { fire(due) }
             } else {
                 alarm.wait(while: seen, nanoseconds: deadline - now)

@@ -11,8 +11,9 @@ public struct ControlRequest: Codable, Equatable, Sendable {
     public var command: String
     public var vdev: String?
     public var target: String?
-    public init(_ command: String, vdev: String? = nil, target: String? = nil) {
-        (self.command, self.vdev, self.target) = (command, vdev, target)
+    public var vcpu: Int?
+    public init(_ command: String, vdev: String? = nil, target: String? = nil, vcpu: Int? = nil) {
+        (self.command, self.vdev, self.target, self.vcpu) = (command, vdev, target, vcpu)
     }
 }
 

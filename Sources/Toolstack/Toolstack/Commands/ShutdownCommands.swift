@@ -1,6 +1,6 @@
 // xl shutdown, reboot, trigger, button-press, sysrq: what a guest is asked to do by itself.
 // Source: xl(1); xenstore-paths.pandoc, "control/shutdown"; output captured on Xen 4.17.7.
-// Modelled: PV drivers' control nodes, ACPI with -F. Not modelled: triggers nmi, init, sleep, s3resume.
+// Modelled: PV drivers' control nodes, ACPI with -F. Not modelled: triggers init, sleep, s3resume.
 // Quirks: a guest has PV drivers if it has said so in control/feature-poweroff; a PV domain always has.
 
 internal import DomainConfig
@@ -125,8 +125,14 @@ extension Command {
             switch options.operands[1] {
             case "power": _ = try Control.ask(session.deviceModel(record), ControlRequest("powerButton"))
             case "reset": try session.reset(record)
-            case "nmi", "init", "sleep", "s3resume":
-                throw ToolstackError("trigger \(options.operands[1]) is not supported yet: power and reset are")
+            case "nmi":
+                guard let vcpu = Int(options.operands.count > 2 ? options.operands[2] : "0") else {
+                    throw ToolstackError("nmi needs the number of a vCPU", exitCode: 2)
+                }
+                let socket = session.run.directory(of: record.domid).control
+                _ = try Control.ask(socket, ControlRequest("nmi", vcpu: vcpu))
+            case "init", "sleep", "s3resume":
+                throw ToolstackError("trigger \(options.operands[1]) is not supported yet: nmi, power and reset are")
             default:
                 session.complain("Invalid trigger \"\(options.operands[1])\"")
                 throw ToolstackError("", exitCode: 1)
