@@ -61,7 +61,7 @@ extension Guests {
             let domain = try Domain(
                 "linux",
                 Self.cdrom(Site.guests.appendingPathComponent("linux.iso").path, memory: 512)
-                    + "\ndisk += ['file:\(disk.path),hda,w']")
+                    + "\nxen_platform_pci = 0\ndisk += ['file:\(disk.path),hda,w']")
             let console = try domain.console()
             try console.wait(for: "APUS-GUEST-READY", within: 900)
             try console.wait(for: "guest#")
