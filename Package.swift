@@ -75,7 +75,9 @@ let package = Package(
             name: "Storage", dependencies: ["Host", "Images", "Machine"],
             path: "Sources/DeviceModel/Storage", swiftSettings: strict),
         .target(
-            name: "Display", dependencies: ["CVNC", "Host", "Machine"],
+            name: "VNC", dependencies: ["CVNC", "Host"], path: "Sources/DeviceModel/VNC", swiftSettings: strict),
+        .target(
+            name: "Display", dependencies: ["Machine", "VNC"],
             path: "Sources/DeviceModel/Display", swiftSettings: strict),
         .target(
             name: "Input", dependencies: ["Machine", "Registers"], path: "Sources/DeviceModel/Input",
@@ -88,7 +90,7 @@ let package = Package(
             dependencies: [
                 "Display", "DomainConfig", "Firmware", "Host", "Images", "Input", "Ioreq", "Machine", "PCI",
                 "Registers",
-                "Storage",
+                "Storage", "VNC",
             ],
             path: "Sources/DeviceModel/PCBoard", swiftSettings: strict),
         .executableTarget(
@@ -112,11 +114,16 @@ let package = Package(
         .target(
             name: "ConsoleBackend", dependencies: ["CXen", "Host", "Rings"], path: "Sources/Backends/ConsoleBackend",
             swiftSettings: strict),
+        .target(
+            name: "DisplayBackend", dependencies: ["CXen", "Rings", "VNC", "XenStoreClient"],
+            path: "Sources/Backends/DisplayBackend", swiftSettings: strict),
 
         .target(
             name: "DomainBackend",
             dependencies: [
-                "BlockBackend", "ConsoleBackend", "DomainConfig", "Host", "Images", "Ioreq", "Rings", "XenStoreClient",
+                "BlockBackend", "ConsoleBackend", "DisplayBackend", "DomainConfig", "Host", "Images", "Ioreq", "Rings",
+                "VNC",
+                "XenStore", "XenStoreClient",
             ],
             path: "Sources/Backends/DomainBackend", swiftSettings: strict),
         .executableTarget(
@@ -159,13 +166,16 @@ let package = Package(
             name: "DeviceModelTests",
             dependencies: [
                 "DeviceContract", "Display", "DomainConfig", "Firmware", "Host", "Images", "Input", "Ioreq", "Machine",
-                "PCBoard", "PCI", "Registers", "Storage", "device-model",
+                "PCBoard", "PCI", "Registers", "Storage", "VNC", "device-model",
             ], swiftSettings: language),
         .testTarget(name: "ImagesTests", dependencies: ["Host", "Images"], swiftSettings: language),
         .testTarget(name: "XenStoreTests", dependencies: ["XenStore"], swiftSettings: language),
         .testTarget(
             name: "BackendsTests",
-            dependencies: ["BlockBackend", "ConsoleBackend", "Host", "Images", "Rings", "XenStore", "XenStoreClient"],
+            dependencies: [
+                "BlockBackend", "ConsoleBackend", "DisplayBackend", "Host", "Images", "Rings", "VNC", "XenStore",
+                "XenStoreClient",
+            ],
             swiftSettings: language),
         .testTarget(name: "DomainBuilderTests", dependencies: ["DomainBuilder"], swiftSettings: language),
         .testTarget(name: "DomainTests", swiftSettings: language),

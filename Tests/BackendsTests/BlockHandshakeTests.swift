@@ -6,7 +6,7 @@ import XenStoreClient
 
 @Suite struct BlockHandshakeTests {
     @Test func `the usual way from Initialising to Closed`() {
-        var handshake = BlockHandshake()
+        var handshake = BackendHandshake()
         #expect(handshake.begin() == [.announce(.initWait)])
         #expect(handshake.frontend(.initialising, isOnline: true) == [])
         #expect(handshake.frontend(.initialised, isOnline: true) == [.disconnect, .connect])
@@ -18,12 +18,12 @@ import XenStoreClient
     }
 
     @Test func `removal ends it`() {
-        var handshake = BlockHandshake()
+        var handshake = BackendHandshake()
         _ = handshake.begin()
         _ = handshake.frontend(.connected, isOnline: true)
         _ = handshake.connected()
         #expect(handshake.frontend(.closed, isOnline: false) == [.disconnect, .announce(.closed), .end])
-        var other = BlockHandshake()
+        var other = BackendHandshake()
         _ = other.begin()
         #expect(other.frontend(nil, isOnline: true) == [.disconnect, .announce(.closed), .end])
     }
@@ -52,7 +52,7 @@ import XenStoreClient
         ["event-channel": "1", "ring-ref": "1", "multi-queue-num-queues": "2"], [:],
     ])
     func `wrong parameters are refused`(nodes: [String: String]) {
-        #expect(throws: BlockParameterFault.self) { try BlockParameters(BlockLimits()) { nodes[$0] } }
+        #expect(throws: ParameterFault.self) { try BlockParameters(BlockLimits()) { nodes[$0] } }
     }
 }
 

@@ -2,6 +2,7 @@ import DeviceContract
 import Display
 import Machine
 import Testing
+import VNC
 
 /// Rows of `.` and `#` for black and any other colour.
 private func art(_ screen: Screen, x: Int, y: Int, _ width: Int, _ height: Int) -> [String] {

@@ -1,6 +1,6 @@
 import Testing
 
-@testable import Display
+@testable import VNC
 
 @Suite("Keysyms") struct VNCKeysTests {
     private func strokes(_ events: [(UInt32, Bool)], capsLocked: Bool = false) -> [String] {

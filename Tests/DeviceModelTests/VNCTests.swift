@@ -5,6 +5,7 @@ import Machine
 import Testing
 
 @testable import Display
+@testable import VNC
 
 /// A VNC client made of one socket. The server's loop is turned while the client waits.
 private final class Client {
@@ -110,7 +111,7 @@ private final class Client {
         var settings = VNCServer.Settings(name: "installer")
         settings.display = 700
         change(&settings)
-        let server = try VNCServer(settings, screen: Screen(card.vga), reactor: reactor) { .zero }
+        let server = try VNCServer(settings, screen: Screen(card.vga), reactor: reactor)
         return (card, reactor, server)
     }
 

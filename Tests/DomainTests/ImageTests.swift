@@ -1,7 +1,7 @@
-// qcow2 images under real guests: copy on write, two kinds of drives.
+// qcow2 images under real guests: copy on write, two kinds of drives, sudden ends.
 // Source: xl-disk-configuration(5), "format"; QEMU's qemu-img as the judge of images.
-// Covered: PV and IDE disks on one image, a backing file that stays as it is.
-// Quirks: the image that a PV guest has written is read through the emulated disk of another.
+// Covered: PV and IDE disks on one image, a backing file that stays as it is, back ends killed in the middle of writes.
+// Quirks: what a guest was told is flushed must be there afterwards; all else may be.
 
 import Foundation
 import Testing
@@ -41,6 +41,12 @@ extension Guests {
             return (domain, console)
         }
 
+        private func waitForEnd(_ domain: Domain) {
+            let end = Date().addingTimeInterval(30)
+            while domain.isListed, Date() < end { usleep(100_000) }
+            #expect(!domain.isListed)
+        }
+
         @Test("A clone takes what PV and IDE disks write, and the image below it stays") func clone() throws {
             let (base, image) = try makeImages("clone")
             let before = try Data(contentsOf: URL(fileURLWithPath: base))
@@ -74,6 +80,38 @@ extension Guests {
             #expect(said.contains("\(sum)  /mnt/noise"))
             #expect(try Site.xl("destroy", domain.name).status == 0)
             try qemu("check", "-q", "-f", "qcow2", image, accepting: [0, 3])
+        }
+
+        @Test("A killed back end costs nothing that was flushed, and its domain alone") func killed() throws {
+            let (_, image) = try makeImages("killed")
+            let other = try makeImages("bystander").image
+            let (bystander, witness) = try boot("killed-bystander", other)
+            var sums: [(name: String, sum: String)] = []
+            do {
+                let (domain, console) = try boot("killed", image)
+                _ = try console.run("mount -t ext4 /dev/xvda /mnt; cd /mnt")
+                console.send(
+                    "i=100; while dd if=/dev/urandom of=f$i bs=64k count=3 conv=fsync 2>/dev/null; do md5sum f$i; i=$((i+1)); done\n"
+                )
+                let text = try console.wait(for: "  f120", within: 120)
+                for match in text.matches(of: /([0-9a-f]{32})  (f\d{3})/) {
+                    sums.append((String(match.output.2), String(match.output.1)))
+                }
+                let record = try JSONSerialization.jsonObject(
+                    with: try Data(contentsOf: domain.directory.appendingPathComponent("record.json")))
+                let backend = try #require((record as? [String: Any])?["backend"] as? Int32)
+                kill(backend, SIGKILL)
+                waitForEnd(domain)
+            }
+            #expect(sums.count >= 19)
+            try qemu("check", "-q", "-f", "qcow2", image, accepting: [0, 3])
+            let (again, console) = try boot("killed-again", image)
+            let checked = try console.run("fsck.ext4 -p /dev/xvda; fsck.ext4 -fn /dev/xvda")
+            #expect(checked.contains("DONE-0"), "\(checked)")
+            let said = try console.run("mount -t ext4 /dev/xvda /mnt && cd /mnt && md5sum f*")
+            for (name, sum) in sums { #expect(said.contains("\(sum)  \(name)"), "\(name)") }
+            #expect(again.isListed && bystander.isListed)
+            #expect(try witness.run("dd if=/dev/xvda of=/dev/null bs=1M count=4 && echo alive").contains("alive"))
         }
     }
 }

@@ -30,7 +30,7 @@ public final class BlockBackend {
     private let grants: GrantMap
     private let ports: any EventPorts
     private let medium: any BlockStore
-    private var handshake = BlockHandshake()
+    private var handshake = BackendHandshake()
     private var frontend = ""
     private var watches: [StoreClient.Watch] = []
     private var engine: BlockEngine?
@@ -78,6 +78,9 @@ public final class BlockBackend {
 
     /// Whether the medium will be done with something soon, so that looking for it beats sleeping.
     public var isWaiting: Bool { engine?.isWaiting ?? false }
+
+    /// Writes the state again.
+    public func restate() throws(StoreFailure) { try store.write(node("state"), handshake.state.text) }
 
     /// Looks whether the medium has another size, and tells the front end.
     public func checkSize() throws(StoreFailure) {
@@ -145,7 +148,7 @@ public final class BlockBackend {
         } catch { onReport("\(description.path): \(error)") }
     }
 
-    private func perform(_ actions: [BlockHandshake.Action]) throws(StoreFailure) {
+    private func perform(_ actions: [BackendHandshake.Action]) throws(StoreFailure) {
         for action in actions {
             switch action {
             case .announce(let state): try store.write(node("state"), state.text)
@@ -163,7 +166,7 @@ public final class BlockBackend {
         do {
             let parameters = try BlockParameters(description.limits) { try? store.read("\(frontend)/\($0)") }
             do { try medium.take() } catch {
-                throw BlockParameterFault("\(error): is the emulated disk unplugged?")
+                throw ParameterFault("\(error): is the emulated disk unplugged?")
             }
             let queues = try bind(parameters)
             try publish()
@@ -178,13 +181,13 @@ public final class BlockBackend {
             try perform(handshake.connected())
             // Requests may wait already, and nobody sends an event for those.
             onWork()
-        } catch let error as BlockParameterFault {
+        } catch let error as ParameterFault {
             try refuse(error.text)
         } catch let error as StoreFailure { throw error } catch { throw .disconnected }
     }
 
     /// Maps the rings and binds the event channels; on failure nothing of it stays.
-    private func bind(_ parameters: BlockParameters) throws(BlockParameterFault) -> [BlockQueue] {
+    private func bind(_ parameters: BlockParameters) throws(ParameterFault) -> [BlockQueue] {
         var queues: [BlockQueue] = []
         do {
             for queue in parameters.queues {
@@ -198,7 +201,7 @@ public final class BlockBackend {
             return queues
         } catch {
             for queue in queues { queue.port.close() }
-            throw BlockParameterFault("cannot map the ring or bind its event channel: \(error)")
+            throw ParameterFault("cannot map the ring or bind its event channel: \(error)")
         }
     }
 

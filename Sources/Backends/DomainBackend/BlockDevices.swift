@@ -53,6 +53,11 @@ final class BlockDevices {
     /// What each has done so far.
     var figures: [BackendFigures.Device] { devices.compactMap { name, device in Int(name).map { device.figures($0) } } }
 
+    /// Writes all states again, of which a store that died may not have heard.
+    func restate() throws(StoreFailure) {
+        for device in all { try device.restate() }
+    }
+
     func stop() {
         for device in devices.values { device.stop() }
         (devices, all) = ([:], [])

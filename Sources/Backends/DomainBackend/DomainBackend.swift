@@ -1,6 +1,6 @@
 // The back ends of one domain in one process: xenstore's ring, console, disks.
 // Source: docs/ARCHITECTURE.md, "Back ends".
-// Modelled: one event loop for all of them. Not modelled: network, frame buffer.
+// Modelled: one event loop for all of them. Not modelled: network.
 // Quirks: after an event it looks for the next one for some microseconds before it sleeps, as guests send in bursts.
 
 internal import ConsoleBackend
@@ -29,6 +29,7 @@ public final class DomainBackend {
     private let readers: ConsoleReaders
     private let config: DomainConfig
     private let guestStore: Descriptor
+    private let monitor: MessageSocket
     private let log: (String) -> Void
     private let consoleLog: ConsoleLog
     private let directory: String
@@ -36,6 +37,7 @@ public final class DomainBackend {
     private var relay: StoreRelay?
     private var console: ConsoleBackend?
     private var disks: [BlockDevices] = []
+    private let display: DisplayDevices?
     /// On a host with one CPU, looking only keeps the guest from running.
     private let looksOn = Affinity.read(0).count > 1
     /// When a disk was last in use, and how much it was.
@@ -44,18 +46,23 @@ public final class DomainBackend {
     private var isRelayBusy = false
     private var isConsoleBusy = false
 
-    /// `hypervisor`: its socket; `guestStore`: xenstored's connection of this domain; `store`: one of Domain-0's.
+    /// `hypervisor`: its socket; `guestStore`: xenstored's connection of this domain; `store`: one of Domain-0's;
+    /// `monitor`: where others of both come from if xenstored has to be started again.
     public init(
         directory: String, hypervisor: MessageSocket, guestStore: Descriptor, store: Descriptor,
-        log: @escaping (String) -> Void
+        monitor: MessageSocket, log: @escaping (String) -> Void
     ) throws {
-        (self.guestStore, self.log, self.directory) = (guestStore, log, directory)
+        (self.guestStore, self.monitor, self.log, self.directory) = (guestStore, monitor, log, directory)
         let json = try HostFile.read(directory + "/config.json")
         config = try JSONDecoder().decode(DomainConfig.self, from: Data(json))
         reactor = try Reactor()
         link = try HypervisorLink(hypervisor)
         self.store = StoreClient(StoreSocket(store))
         readers = try ConsoleReaders(reactor: reactor)
+        display =
+            config.frameBuffer == true
+            ? try DisplayDevices(config, directory: directory, link: link, store: self.store, reactor: reactor) : nil
+        display?.onReport = log
         consoleLog = try ConsoleLog(directory + "/guest-console.log")
         // The first console of a domain with a board is its serial port.
         try HostFile.link(directory + (config.kind == .hvm ? "/pv-console" : "/console"), to: readers.terminal.path)
@@ -68,10 +75,12 @@ public final class DomainBackend {
         try serveGuestStore()
         try serveConsole()
         try serveDisks()
+        try display?.start()
         control = try serveControl(in: directory, on: reactor)
         link.attach(to: reactor)
         try store.attach(to: reactor)
         store.onLost = { [log] in log("the connection to xenstored is lost: devices stay as they are") }
+        reactor.watch(monitor.descriptor.number) { [unowned self] _ in hearMonitor() }
         reactor.watch(link.descriptor) { [unowned self] _ in if !link.isAlive { reactor.stop() } }
         reactor.onWake = { [unowned self] in
             link.wake()
@@ -82,6 +91,7 @@ public final class DomainBackend {
         reactor.run()
         for kind in disks { kind.stop() }
         control?.close()
+        display?.stop()
     }
 
     /// What all devices have done so far.
@@ -89,6 +99,19 @@ public final class DomainBackend {
         BackendFigures(
             devices: disks.flatMap(\.figures).sorted { $0.number < $1.number }, eventsReceived: link.eventsReceived,
             eventsSent: link.eventsSent)
+    }
+
+    /// Two connections to a xenstored that has taken the place of one that died: the guest's, and Domain-0's.
+    private func hearMonitor() {
+        guard let (_, descriptors) = try? monitor.receive(), descriptors.count == 2 else {
+            return reactor.unwatch(monitor.descriptor.number)
+        }
+        do {
+            relay?.reconnect(descriptors[0])
+            try store.reconnect(StoreSocket(descriptors[1]))
+            for kind in disks { try kind.restate() }
+            log("goes on with another xenstored")
+        } catch { log("the new xenstored does not answer: \(error)") }
     }
 
     /// While a disk is in use it is looked at rather than waited for, and its guest needs to send no events.
@@ -113,6 +136,7 @@ public final class DomainBackend {
         if isRelayBusy { isRelayBusy = relay?.turn() ?? false }
         if isConsoleBusy { isConsoleBusy = console?.turn() ?? false }
         var isBusy = isRelayBusy || isConsoleBusy
+        if display?.turn() == true { isBusy = true }
         for kind in disks where kind.turn() { isBusy = true }
         return isBusy
     }

@@ -1,26 +1,32 @@
 // A guest's xenstore ring, passed on to xenstored over a socket that was introduced for this domain.
 // Source: Xen's public/io/xs_wire.h (struct xenstore_domain_interface).
-// Modelled: bytes both ways. Not modelled: reconnection requested by the guest (no feature bit is offered).
-// Quirks: xenstored never maps guest memory; what the bytes mean is between the guest and xenstored.
+// Modelled: messages both ways; another xenstored in the place of one that died, of which the guest notices nothing but
+// transactions to be done again. Not modelled: reconnection requested by the guest (no feature bit is offered).
+// Quirks: xenstored never maps guest memory; what the messages say is between the guest and xenstored.
 
 internal import Host
 internal import Rings
+internal import XenStore
 
 /// One domain's ring. Everything happens on the reactor's thread.
 final class StoreRelay {
-    private let socket: Descriptor
+    private var socket: Descriptor
     private let requests: ByteRing
     private let answers: ByteRing
     private let port: any EventPort
     private let reactor: Reactor
     /// Keeps the page.
     private let memory: DomainMemory
+    private var fromGuest = MessageReader()
+    private var fromStore = MessageReader()
     private var toStore: [UInt8] = []
     private var toGuest: [UInt8] = []
+    private var conversation = StoreConversation()
     var onWork: () -> Void = {}
     /// xenstored is gone, or the guest's ring makes no sense.
     var onEnd: (String) -> Void = { _ in }
-    private var isOpen = true
+    private var isConnected = true
+    private var isSane = true
 
     init?(memory: DomainMemory, frame: UInt64, port: any EventPort, socket: Descriptor, reactor: Reactor) {
         guard let page = unsafe memory.page(frame) else { return nil }
@@ -33,24 +39,44 @@ final class StoreRelay {
 
     /// Moves bytes both ways; true if there is more to move at once.
     func turn() -> Bool {
-        guard isOpen else { return false }
+        guard isSane else { return false }
         do {
             let moved = try takeRequests()
             let given = try giveAnswers()
             if moved || given { port.notify() }
             return moved
-        } catch {
-            end("the guest's xenstore ring makes no sense (\(error)); it is served no more")
-            return false
-        }
+        } catch let error as RingFault {
+            giveUp("\(error)")
+        } catch { giveUp("a message is too long") }
+        return false
     }
 
-    private func takeRequests() throws(RingFault) -> Bool {
+    /// Goes on with another xenstored: it hears of the guest's watches, and of what was not answered.
+    func reconnect(_ new: Descriptor) {
+        reactor.unwatch(socket.number)
+        (socket, isConnected, fromStore) = (new, true, MessageReader())
+        let (again, answers) = conversation.restart()
+        toStore = again.flatMap(\.bytes)
+        toGuest += answers.flatMap(\.bytes)
         flush()
-        // A store that is slow to take them keeps the guest waiting, not this process's memory growing.
-        guard toStore.isEmpty else { return false }
-        toStore = try requests.read(limit: 1024)
-        guard !toStore.isEmpty else { return false }
+        watch()
+        onWork()
+    }
+
+    private func takeRequests() throws -> Bool {
+        flush()
+        // A store that is slow to take them, or not there, keeps the guest waiting, not this process's memory growing.
+        guard toStore.isEmpty, isConnected else { return false }
+        let bytes = try requests.read(limit: 1024)
+        guard !bytes.isEmpty else { return false }
+        fromGuest.append(bytes)
+        while let message = try fromGuest.next() {
+            if let answer = conversation.asks(message) {
+                toGuest += answer.bytes
+            } else {
+                toStore += message.bytes
+            }
+        }
         flush()
         return true
     }
@@ -64,14 +90,14 @@ final class StoreRelay {
     }
 
     private func flush() {
-        guard !toStore.isEmpty else { return }
+        guard !toStore.isEmpty, isConnected else { return }
         toStore.removeFirst(NonBlocking.write(toStore[...], to: socket.number))
         if !toStore.isEmpty { watch() }
     }
 
     /// With answers that the guest has not taken, more of them stay in the socket.
     private func watch() {
-        guard isOpen else { return }
+        guard isSane, isConnected else { return }
         let events = (toGuest.isEmpty ? Reactor.readable : 0) | (toStore.isEmpty ? 0 : Reactor.writable)
         guard events != 0 else { return reactor.unwatch(socket.number) }
         reactor.watch(socket.number, for: events) { [weak self] events in self?.onSocket(events) }
@@ -80,17 +106,28 @@ final class StoreRelay {
     private func onSocket(_ events: UInt32) {
         if events & Reactor.readable != 0 || events & Reactor.hangUp != 0 {
             let bytes = NonBlocking.read(socket.number, limit: 8192)
-            if bytes.isEmpty { return end("the connection to xenstored is lost") }
-            toGuest += bytes
+            if bytes.isEmpty { return lose() }
+            fromStore.append(bytes)
+            do {
+                while let message = try fromStore.next() {
+                    if conversation.hears(message) { toGuest += message.bytes }
+                }
+            } catch { return lose() }
         }
         if events & Reactor.writable != 0 { flush() }
         watch()
         onWork()
     }
 
-    private func end(_ why: String) {
-        isOpen = false
+    private func lose() {
+        isConnected = false
         reactor.unwatch(socket.number)
-        onEnd(why)
+        onEnd("the guest's connection to xenstored is lost: it waits for another one")
+    }
+
+    private func giveUp(_ why: String) {
+        isSane = false
+        reactor.unwatch(socket.number)
+        onEnd("the guest's xenstore ring makes no sense (\(why)); it is served no more")
     }
 }

@@ -41,6 +41,8 @@ public struct Store {
     }
 
     public var quota = Quota()
+    /// The number of each client's first transaction: another one than a store before this had given.
+    public var firstTransaction: UInt32 = 1
     /// Domains that have been introduced, with the frame of their ring and their event channel.
     public internal(set) var introduced: [UInt32: (frame: UInt64, port: UInt32)] = [:]
     var tree = Tree()
@@ -63,7 +65,7 @@ public struct Store {
     public mutating func connect(domain: UInt32) -> ClientID {
         let id = ClientID(number: nextClient)
         nextClient += 1
-        clients[id] = Client(domain: domain)
+        clients[id] = Client(domain: domain, nextTransaction: firstTransaction)
         return id
     }
 

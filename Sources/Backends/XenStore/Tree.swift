@@ -8,6 +8,8 @@ struct Tree {
     private var generation: UInt64 = 0
     /// Nodes that each unprivileged domain owns, for its quota.
     private(set) var owned: [UInt32: Int] = [:]
+    /// Called with every change, as bytes.
+    var onRecord: (([UInt8]) -> Void)?
 
     init() {
         put("/", Node(permissions: [Permission(0, [])]))
@@ -16,6 +18,7 @@ struct Tree {
     func node(_ path: String) -> Node? { nodes[path] }
 
     mutating func put(_ path: String, _ node: Node?) {
+        if let onRecord { onRecord(StoreRecord.bytes(path, node)) }
         if let old = nodes[path] { owned[old.owner, default: 0] -= 1 }
         guard var node else {
             nodes[path] = nil

@@ -11,7 +11,8 @@ public final class StoreClient {
     public typealias TransactionID = UInt32
     private static let retries = 64
 
-    private let transport: any StoreTransport
+    private var transport: any StoreTransport
+    private var reactor: Reactor?
     private var nextRequest: UInt32 = 0
     private var nextToken: UInt64 = 0
     private var watches: [String: (path: String, changed: (String) -> Void)] = [:]
@@ -32,11 +33,24 @@ public final class StoreClient {
             alarm.clear()
             self?.pump()
         }
-        guard let descriptor = transport.descriptor else { return }
+        self.reactor = reactor
+        watchTransport()
+    }
+
+    private func watchTransport() {
+        guard let reactor, let descriptor = transport.descriptor else { return }
         reactor.watch(descriptor) { [weak self, unowned reactor] _ in
             guard let self, !isLost else { return reactor.unwatch(descriptor) }
             pump()
         }
+    }
+
+    /// Goes on with another connection, to a store that has the same tree. All watches fire anew.
+    public func reconnect(_ new: any StoreTransport) throws(StoreFailure) {
+        if let descriptor = transport.descriptor { reactor?.unwatch(descriptor) }
+        (transport, isLost, events) = (new, false, [])
+        watchTransport()
+        for (token, watch) in watches.sorted(by: { $0.key < $1.key }) { _ = try ask(.watch, [watch.path, token]) }
     }
 
     /// Calls the watches whose events have come.

@@ -1,6 +1,6 @@
 // backend --directory DIR: the PV back ends of one domain.
 // Descriptor 3 takes status lines (JSON), 4 is the socket to the hypervisor, 5 the domain's connection to xenstored,
-// 6 one of Domain-0's.
+// 6 one of Domain-0's, 7 the socket to the monitor.
 
 import DomainBackend
 import Foundation
@@ -23,7 +23,7 @@ guard arguments.count == 3, arguments[1] == "--directory" else {
 do {
     let backend = try DomainBackend(
         directory: arguments[2], hypervisor: MessageSocket(Descriptor(owning: 4)), guestStore: Descriptor(owning: 5),
-        store: Descriptor(owning: 6), log: complain)
+        store: Descriptor(owning: 6), monitor: MessageSocket(Descriptor(owning: 7)), log: complain)
     try backend.run { report(["ready": true]) }
 } catch {
     report(["error": "\(error)"])

@@ -1,7 +1,8 @@
 // xenstored: the store of one state directory, served on a Unix socket.
-//   xenstored --socket PATH [--domains PATH]
+//   xenstored --socket PATH [--domains PATH --state PATH]
 // Clients name the socket by XENSTORED_PATH. It runs until SIGTERM; with --domains, where monitors introduce their
 // domains, also only until the last domain and the last client have gone. Descriptor 3, if open, is told of readiness.
+// --state names a file that lets another xenstored go on where this one was killed.
 import Glibc
 import Host
 import XenStore
@@ -15,10 +16,18 @@ final class Service {
     private var identities: [StreamServer.Client: ClientID] = [:]
     private var sockets: [ClientID: StreamServer.Client] = [:]
     private let server: StreamServer
+    private var journal: Journal?
     /// Called when a client or a domain has gone and none is left.
     var onIdle: () -> Void = {}
 
-    init(path: String, reactor: Reactor) throws(HostFailure) {
+    init(path: String, state: String?, reactor: Reactor) throws(HostFailure) {
+        // No transaction of before has a number that is given again.
+        store.firstTransaction = UInt32(truncatingIfNeeded: monotonicNanoseconds() >> 20) & 0x3FFF_FFFF | 1
+        if let state {
+            let journal = try Journal(state, &store)
+            store.onRecord = { journal.append($0) }
+            self.journal = journal
+        }
         server = try StreamServer(path: path, reactor: reactor)
         server.onConnect = { [unowned self] client in
             let identity = store.connect(domain: 0)
@@ -74,6 +83,7 @@ final class Service {
             do {
                 guard let message = try readers[client]?.next() else { return }
                 deliver(store.handle(message, from: identity))
+                if let journal, journal.isLong { try? journal.compact(store.records) }
             } catch {
                 // A stream whose lengths make no sense cannot be followed.
                 server.drop(client)
@@ -81,23 +91,34 @@ final class Service {
         }
     }
 
-    func close() { server.close() }
+    /// `isOver`: nobody is left who would want another store to go on.
+    func close(isOver: Bool) {
+        server.close()
+        if isOver { journal?.remove() }
+    }
 }
 
 do {
     let arguments = CommandLine.arguments
-    guard arguments.count == 3 || arguments.count == 5 && arguments[3] == "--domains", arguments[1] == "--socket" else {
-        complain("usage: xenstored --socket PATH [--domains PATH]")
+    guard arguments.count == 3 || arguments.count == 7 && arguments[3] == "--domains" && arguments[5] == "--state",
+        arguments[1] == "--socket"
+    else {
+        complain("usage: xenstored --socket PATH [--domains PATH --state PATH]")
         exit(2)
     }
     // Looked at first: what is opened below may get the number.
     let isAwaited = HostFile.isOpen(3)
     let reactor = try Reactor()
-    let service = try Service(path: arguments[2], reactor: reactor)
+    let service = try Service(
+        path: arguments[2], state: arguments.count == 7 ? arguments[6] : nil, reactor: reactor)
     var door: DomainDoor?
-    if arguments.count == 5 {
+    var isOver = false
+    if arguments.count == 7 {
         door = try DomainDoor(path: arguments[4], reactor: reactor, service)
-        service.onIdle = { reactor.stop() }
+        service.onIdle = {
+            isOver = true
+            reactor.stop()
+        }
         if isAwaited {
             try? HostFile.write(Array("{\"ready\":true}\n".utf8), to: 3)
             closeDescriptor(3)
@@ -107,7 +128,7 @@ do {
     reactor.watch(signals.number) { _ in reactor.stop() }
     reactor.run()
     door?.close()
-    service.close()
+    service.close(isOver: isOver)
 } catch {
     complain("\(error)")
     exit(1)

@@ -2,6 +2,7 @@
 // Source: IBM VGA technical reference, graphics controller shift modes and attribute controller.
 // Modelled: planar (4 bits), interleaved (2 bits, CGA), packed (8 bits, chained or not). Not modelled: 1-bit shift loads.
 // Quirks: lines are drawn and then compared with the previous frame; these modes are small.
+internal import VNC
 
 extension Screen {
     func drawGraphics(_ mode: DisplayMode) {

@@ -2,6 +2,7 @@
 // Source: Bochs VBE documentation.
 // Modelled: every depth, panning, virtual width. Changes are found by comparing tiles of 64 pixels.
 // Quirks: rows beyond the end of video memory keep what they showed.
+internal import VNC
 
 extension Screen {
     func drawLinear(_ mode: DisplayMode) {

@@ -4,6 +4,7 @@
 // Quirks: each cell remembers what it showed; only cells that look different are drawn.
 
 internal import Machine
+internal import VNC
 
 extension Screen {
     func drawText(_ mode: DisplayMode, _ now: Instant) {

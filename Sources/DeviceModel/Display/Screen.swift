@@ -4,23 +4,10 @@
 // Quirks: blinking follows guest time (cursor every 8 frames, characters every 16, as on hardware).
 
 public import Machine
-
-/// A rectangle of the screen, in pixels.
-public struct Rectangle: Equatable, Sendable {
-    public var x, y, width, height: Int
-    public init(x: Int, y: Int, width: Int, height: Int) {
-        (self.x, self.y, self.width, self.height) = (x, y, width, height)
-    }
-}
+public import VNC
 
 /// Turns the VGA's registers and video memory into a frame buffer.
-public final class Screen {
-    /// What one `refresh` found.
-    public struct Update: Equatable, Sendable {
-        /// The picture has another size; `pixels` moved.
-        public var isResized = false
-        public var changed: [Rectangle] = []
-    }
+public final class Screen: Picture {
     static let tile = 64
     static let band = 16
 
@@ -28,7 +15,7 @@ public final class Screen {
     public private(set) var width = 640
     public private(set) var height = 480
     /// Rows of `width` pixels, 0x00RRGGBB each.
-    private(set) var frame = HostBytes(640 * 480 * 4)
+    public private(set) var frame = HostBytes(640 * 480 * 4)
     private var mode: DisplayMode?
     /// Copy of the linear mode's bytes, or of what the cells of a text mode showed.
     var shadow = HostBytes(1)
@@ -37,7 +24,12 @@ public final class Screen {
     var dirty: [UInt64] = []
     var isFull = true
 
-    public init(_ vga: VGA) { self.vga = vga }
+    private let now: () -> Instant
+
+    /// `now`: guest time.
+    public init(_ vga: VGA, now: @escaping () -> Instant = { .zero }) { (self.vga, self.now) = (vga, now) }
+
+    public func refresh() -> PictureUpdate { refresh(at: now()) }
 
     /// The pixel at a place, black outside.
     public func pixel(_ x: Int, _ y: Int) -> UInt32 {
@@ -46,9 +38,9 @@ public final class Screen {
     }
 
     /// Brings the picture up to date.
-    public func refresh(at now: Instant) -> Update {
+    public func refresh(at now: Instant) -> PictureUpdate {
         let next = DisplayMode(vga.state, size: (width, height), memoryBytes: vga.memory.count)
-        var update = Update()
+        var update = PictureUpdate()
         if next.width != width || next.height != height {
             (width, height) = (next.width, next.height)
             frame = HostBytes(width * height * 4)

@@ -1,9 +1,10 @@
-// Video memory and frame buffers: the raw bytes that the guest, the VGA and the VNC server share.
+// Video memory: the raw bytes that the guest and the VGA share.
 // Source: ours.
 // Modelled: checked bytes and 32-bit words; a read outside is zero, a write outside is lost.
 // Quirks: the guest writes the same bytes at any time; every caller copies what it looks at once.
 
 internal import Glibc
+internal import VNC
 
 /// Video memory: a window of bytes that never lets anyone out.
 @safe struct VideoMemory {
@@ -64,46 +65,5 @@ internal import Glibc
             return false
         }
         return unsafe copy.take(base + offset, at: at, bytes: size)
-    }
-}
-
-/// Bytes of our own with a fixed address, for copies of video memory and for frame buffers.
-@safe final class HostBytes {
-    // Invariant: `base` is owned by this object and has `count` bytes.
-    let base: UnsafeMutableRawPointer
-    let count: Int
-
-    init(_ count: Int) {
-        self.count = max(count, 1)
-        unsafe base = UnsafeMutableRawPointer.allocate(byteCount: self.count, alignment: 64)
-        unsafe memset(base, 0, self.count)
-    }
-
-    deinit { unsafe base.deallocate() }
-
-    /// Copies `size` bytes from `source` if they differ; answers whether they did.
-    @unsafe @inline(__always) func take(_ source: UnsafeRawPointer, at offset: Int, bytes size: Int) -> Bool {
-        guard unsafe memcmp(base + offset, source, size) != 0 else { return false }
-        unsafe memcpy(base + offset, source, size)
-        return true
-    }
-
-    @inline(__always) func byte(_ offset: Int) -> UInt8 {
-        offset >= 0 && offset < count ? unsafe base.load(fromByteOffset: offset, as: UInt8.self) : 0
-    }
-
-    @inline(__always) func word(_ offset: Int) -> UInt16 {
-        guard offset >= 0, offset &+ 2 <= count else { return 0 }
-        return unsafe base.loadUnaligned(fromByteOffset: offset, as: UInt16.self)
-    }
-
-    @inline(__always) func long(_ offset: Int) -> UInt32 {
-        guard offset >= 0, offset &+ 4 <= count else { return 0 }
-        return unsafe base.loadUnaligned(fromByteOffset: offset, as: UInt32.self)
-    }
-
-    @inline(__always) func setLong(_ offset: Int, _ value: UInt32) {
-        guard offset >= 0, offset &+ 4 <= count else { return }
-        unsafe base.storeBytes(of: value, toByteOffset: offset, as: UInt32.self)
     }
 }

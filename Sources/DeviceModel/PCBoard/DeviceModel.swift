@@ -12,6 +12,7 @@ internal import Input
 internal import Ioreq
 internal import Machine
 internal import Storage
+internal import VNC
 
 /// A failed set-up, in one sentence.
 public struct SetupFailure: Error, CustomStringConvertible {
@@ -115,7 +116,7 @@ public final class DeviceModel {
         settings.password = config.display.vncPassword
         settings.display = config.display.vncDisplay
         settings.findsFreePort = config.display.vncUnused
-        let vnc = try VNCServer(settings, screen: Screen(vga), reactor: reactor) { [machine] in machine.now }
+        let vnc = try VNCServer(settings, screen: Screen(vga) { [machine] in machine.now }, reactor: reactor)
         vnc.onKey = { [machine] key, isDown in machine.keyboard.key(key, isDown: isDown, at: machine.now) }
         vnc.onPointer = { [machine] motion in
             machine.keyboard.move(

@@ -21,4 +21,6 @@
 #include <xen/io/ring.h>
 #include <xen/io/blkif.h>
 #include <xen/io/console.h>
+#include <xen/io/fbif.h>
+#include <xen/io/kbdif.h>
 #include <xen/io/protocols.h>

@@ -21,7 +21,8 @@ extension RunDirectory {
         let log = try HostFile.open(logFile("xenstored"), [.write, .create, .append])
         let pipe = try makePipe()
         let process = try ChildProcess(
-            path: programs + "/xenstored", arguments: ["--socket", storeSocket, "--domains", storeDoor],
+            path: programs + "/xenstored",
+            arguments: ["--socket", storeSocket, "--domains", storeDoor, "--state", path + "/xenstored/state"],
             descriptors: [nil, log.number, log.number, pipe.writing.number], newSession: true)
         closeDescriptor(pipe.writing.number)
         let word = try HostFile.readAvailable(pipe.reading.number)
@@ -44,33 +45,60 @@ extension RunDirectory {
 
 /// One domain's place in the store, from its introduction on.
 final class DomainService {
-    private let store: StoreClient
-    private let door: MessageSocket
+    private var store: StoreClient
+    private var door: MessageSocket
     private let domid: Int
     private let uuid: String
     /// The back ends' end of the domain's own connection, and a connection of Domain-0's for them.
-    let ring: Descriptor
-    let backend: Descriptor
+    private(set) var ring: Descriptor
+    private(set) var backend: Descriptor
+    /// The way to the back ends' process, and its end of it.
+    private let monitor: MessageSocket
+    let backendsMonitor: MessageSocket
 
     /// Introduces the domain to the store, which must run.
     init(_ run: RunDirectory, domid: Int, uuid: String) throws {
         (self.domid, self.uuid) = (domid, uuid)
+        (monitor, backendsMonitor) = try MessageSocket.pair()
+        (store, door, ring, backend) = try Self.connect(run, domid)
+    }
+
+    private static func connect(
+        _ run: RunDirectory, _ domid: Int
+    ) throws -> (StoreClient, MessageSocket, ring: Descriptor, backend: Descriptor) {
+        let door: MessageSocket
+        let made: (StoreClient, MessageSocket, Descriptor, Descriptor)
         do {
-            store = StoreClient(try StoreSocket(path: run.storeSocket))
-            backend = try StreamSocket.connect(run.storeSocket)
+            let store = StoreClient(try StoreSocket(path: run.storeSocket))
+            let backend = try StreamSocket.connect(run.storeSocket)
             door = MessageSocket(try StreamSocket.connect(run.storeDoor))
             let pair = try StreamSocket.pair(isBlocking: true)
-            ring = pair.0
             try door.send(Array("{\"introduce\":\(domid)}".utf8), descriptors: [pair.1.number])
+            made = (store, door, pair.0, backend)
         } catch { throw ToolstackError("xenstored does not answer: \(error)") }
         guard try door.receive()?.message == [1] else {
             throw ToolstackError("xenstored refused domain \(domid)")
         }
+        return made
+    }
+
+    /// Readable when xenstored is gone.
+    var descriptor: Int32 { door.descriptor.number }
+
+    /// xenstored is gone: starts another one, unless somebody else has, and connects this domain with it.
+    func restore(_ run: RunDirectory, programs: String) throws {
+        let keeper = try run.locked { try run.openStore(programs: programs) }
+        defer { withExtendedLifetime(keeper) {} }
+        (store, door, ring, backend) = try Self.connect(run, domid)
+        try monitor.send(Array("{}".utf8), descriptors: [ring.number, backend.number])
     }
 
     /// Writes the domain's nodes.
     func publish(_ config: DomainConfig, _ places: DomainTree.Places) throws {
-        try store.write(DomainTree(config, services: [.console, .disks], places: places))
+        // An HVM guest would wait for a keyboard that nobody serves.
+        let services: DomainTree.Services =
+            config.kind == .hvm ? [.console, .disks] : [.console, .disks, .frameBuffer, .keyboard]
+        try store.write(DomainTree(config, services: services, places: places))
     }
 
     /// Takes the domain out of the store.

@@ -54,6 +54,7 @@ extension Monitor {
 
     func remove() {
         server?.close()
+        if let service { reactor.unwatch(service.descriptor) }
         service?.end()
         (service, core) = (nil, nil)
         updateRecord()

@@ -145,10 +145,12 @@ public final class Monitor {
     private func startMembers() throws {
         let service = try DomainService(run, domid: record.domid, uuid: record.uuid)
         self.service = service
+        watchStore(service)
         let models = config.kind == .hvm ? try MessageSocket.pair() : nil
         let backends = try MessageSocket.pair()
         if let models { try start(.deviceModel, [models.1.descriptor.number]) }
-        try start(.backend, [backends.1.descriptor.number, service.ring.number, service.backend.number])
+        let ends = [backends.1, service.backendsMonitor].map(\.descriptor.number)
+        try start(.backend, [ends[0], service.ring.number, service.backend.number, ends[1]])
         // It stands until its nodes are in the store.
         try start(
             .hypervisor, [models?.0.descriptor.number, backends.0.descriptor.number], ["--backend", "--paused"])
@@ -156,6 +158,20 @@ public final class Monitor {
 
     /// How many processes a domain of this kind has.
     var memberCount: Int { config.kind == .hvm ? 3 : 2 }
+
+    /// Puts another store in the place of one that dies: its tree is on disk, and the domain needs it.
+    private func watchStore(_ service: DomainService) {
+        let number = service.descriptor
+        reactor.watch(number) { [unowned self, unowned service] _ in
+            reactor.unwatch(number)
+            guard phase != .ending else { return }
+            Self.log("domain \(record.domid): xenstored has died; another one takes over")
+            do {
+                try service.restore(run, programs: programs)
+                watchStore(service)
+            } catch { Self.log("domain \(record.domid): no xenstored any more: \(error)") }
+        }
+    }
 
     private func start(_ program: Member.Program, _ peers: [Int32?], _ options: [String] = []) throws {
         let member = try Member(program, programs: programs, directory: directory, peers: peers, options: options)

@@ -7,7 +7,6 @@
 internal import CVNC
 internal import Glibc
 public import Host
-public import Machine
 
 /// A client, as libvncserver knows it.
 @safe private struct Connection {
@@ -20,7 +19,7 @@ public import Machine
     let bytes: UnsafeMutablePointer<CChar>
 }
 
-/// Shows a `Screen` to VNC clients and takes their keys and pointer.
+/// Shows a picture to VNC clients and takes their keys and pointer.
 @safe public final class VNCServer {
     // Invariant: `rfb` and everything that hangs on it belong to this object and are only touched on its
     // reactor's thread; a client's record is not used after `reap` let it go.
@@ -64,8 +63,7 @@ public import Machine
         set { keys.isCapsLocked = newValue }
     }
 
-    private let screen: Screen
-    private let now: () -> Instant
+    private let screen: any Picture
     private let reactor: Reactor
     private let socket: ListenSocket
     private var timer: RepeatingTimer?
@@ -81,11 +79,9 @@ public import Machine
     private var scanKeys: Set<UInt8> = []
     private var pointer: (x: Int, y: Int)?
 
-    /// Listens and serves from `reactor`. `now` is guest time.
-    public init(_ settings: Settings, screen: Screen, reactor: Reactor, now: @escaping () -> Instant)
-        throws(HostFailure)
-    {
-        (self.screen, self.reactor, self.now) = (screen, reactor, now)
+    /// Listens and serves from `reactor`.
+    public init(_ settings: Settings, screen: any Picture, reactor: Reactor) throws(HostFailure) {
+        (self.screen, self.reactor) = (screen, reactor)
         socket = try ListenSocket(
             address: settings.address, display: settings.display, findsFree: settings.findsFreePort)
         rfbLogEnable(0)
@@ -257,7 +253,7 @@ extension VNCServer {
 
     /// Looks at the screen and tells libvncserver what changed.
     private func refresh() {
-        let update = screen.refresh(at: now())
+        let update = screen.refresh()
         if update.isResized || frame !== screen.frame { resize() }
         for area in update.changed {
             let (right, bottom) = (area.x + area.width, area.y + area.height)
