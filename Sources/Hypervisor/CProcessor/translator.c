@@ -1,10 +1,6 @@
 // The way from translated code to the handlers of the interpreter, and back.
 #include "translator.h"
 
-#include <sys/auxv.h>
-
-bool apus_has_gs_base(void) { return getauxval(AT_HWCAP2) & 2; }
-
 uint32_t apus_run_handlers(apus_vcpu *cpu, const apus_insn *insn, uint64_t packed)
 {
     apus_block *block = (apus_block *)(packed & 0xFFFFFFFFFFFF);

@@ -1,6 +1,6 @@
 // Writes x86-64 machine code: the forms that translated blocks are made of.
 // Source: Intel SDM volume 2 §2.1-2.2 (prefixes, REX, ModRM, SIB).
-// Modelled: general registers, memory by base and displacement, the vCPU's state by GS.
+// Modelled: general registers, memory by base and displacement, the vCPU's state by RSP.
 // Quirks: instructions go to the writable mapping; relative jumps are the same in both.
 
 internal import CProcessor
@@ -30,6 +30,8 @@ struct Emitter {
     var at: UnsafeMutablePointer<UInt8>
     /// Byte registers 4 to 7 are AH, CH, DH, BH: no REX, which only the first four registers do without.
     var hasHighBytes = false
+    /// How far RSP is below the vCPU.
+    var stackDepth: Int32 = 0
 
     mutating func byte(_ value: UInt8) {
         at.pointee = value
@@ -49,7 +51,6 @@ struct Emitter {
     mutating func insn(
         _ opcode: UInt16, _ size: UInt8, _ reg: UInt8, _ place: HostPlace, byteSource: Bool = false, prefix: UInt8 = 0
     ) {
-        if case .state = place { byte(0x65) }
         if size == 2 { byte(0x66) }
         if prefix != 0 { byte(prefix) }
         var rex: UInt8 = size == 8 ? 0x48 : size == 1 || byteSource ? 0x40 : 0
@@ -111,9 +112,11 @@ struct Emitter {
             if mod == 0x40 { byte(UInt8(truncatingIfNeeded: displacement)) }
             if mod == 0x80 { long(displacement) }
         case .state(let offset):
-            byte(0x04 | middle)
-            byte(0x25)
-            long(offset)
+            let displacement = offset + stackDepth
+            let isShort = displacement == Int32(Int8(truncatingIfNeeded: displacement))
+            byte((isShort ? 0x44 : 0x84) | middle)
+            byte(0x24)
+            if isShort { byte(UInt8(truncatingIfNeeded: displacement)) } else { long(displacement) }
         }
     }
 

@@ -8,7 +8,6 @@ internal import CProcessor
 extension UnsafeMutablePointer where Pointee == apus_vcpu {
     /// Runs guest code until something outside must act; one of APUS_EXIT_*.
     func runLoop() -> Int {
-        if engine.pointee.translator != nil { apus_set_state_base(self) }
         enterGuest()
         defer { leaveGuest() }
         while true {

@@ -22,9 +22,12 @@ public final class SoftwareCPU: VCPUEngine {
         engine = .allocate(capacity: 1)
         engine.initialize(to: EngineState(map: map, bus: bus, attention: attention))
         map.engines.add(engine)
-        let memory = UnsafeMutableRawPointer.allocate(byteCount: MemoryLayout<apus_vcpu>.size, alignment: 64)
-        memory.initializeMemory(as: UInt8.self, repeating: 0, count: MemoryLayout<apus_vcpu>.size)
-        cpu = memory.bindMemory(to: apus_vcpu.self, capacity: 1)
+        let room = Int(APUS_STACK_ROOM)
+        let memory = UnsafeMutableRawPointer.allocate(
+            byteCount: room + MemoryLayout<apus_vcpu>.size, alignment: 4096)
+        memory.initializeMemory(as: UInt8.self, repeating: 0, count: room + MemoryLayout<apus_vcpu>.size)
+        cpu = (memory + room).bindMemory(to: apus_vcpu.self, capacity: 1)
+        cpu.pointee.host_mxcsr = 0x1F80
         cpu.pointee.context = UnsafeMutableRawPointer(engine)
         cpu.pointee.attention = attention
         cpu.pointee.jumps = engine.pointee.blocks.jumps
@@ -41,7 +44,7 @@ public final class SoftwareCPU: VCPUEngine {
         engine.pointee.deallocate()
         engine.deinitialize(count: 1)
         engine.deallocate()
-        UnsafeMutableRawPointer(cpu).deallocate()
+        (UnsafeMutableRawPointer(cpu) - Int(APUS_STACK_ROOM)).deallocate()
     }
 
     public func run() -> EngineExit {

@@ -326,14 +326,14 @@ struct Translation {
         guard isNative, !isSaved else { return }
         emitter.move(HostRegister.scratch, 0)
         emitter.bytes(0x9F, 0x0F, 0x90, 0xC0)  // lahf; seto al
-        emitter.insn(0x89, 2, 0, .state(StateOffset.flags))
+        emitter.insn(0x89, 4, 0, .state(StateOffset.flags))
         emitter.move(0, HostRegister.scratch)
         isSaved = true
     }
 
     private mutating func emitRestore() {
         emitter.move(HostRegister.scratch, 0)
-        emitter.insn(0x1B7, 4, 0, .state(StateOffset.flags))
+        emitter.insn(0x8B, 4, 0, .state(StateOffset.flags))
         emitter.bytes(0x04, 0x7F, 0x9E)  // add al, 127; sahf
         emitter.move(0, HostRegister.scratch)
     }
@@ -387,7 +387,7 @@ struct Translation {
         let offset = tlb + (write && !isWatched ? Int32(APUS_TLB_ENTRIES) * 16 : 0)
         emitter.bytes(0x4D, 0x89, 0xD3, 0x49, 0xC1, 0xEB, 0x08, 0x41, 0x81, 0xE3)  // mov r11, r10; shr; and
         emitter.long((Int32(APUS_TLB_ENTRIES) - 1) * 16)
-        emitter.bytes(0x65, 0x4D, 0x33, 0x93)  // xor r10, gs:[r11 + tag]
+        emitter.bytes(0x4E, 0x33, 0x94, 0x1C)  // xor r10, [rsp + r11 + tag]
         emitter.long(offset)
         if aligned {
             emitter.bytes(0x49, 0xF7, 0xC2)  // test r10, all but a page's multiples of the size
@@ -398,7 +398,7 @@ struct Translation {
             emitter.long(4096 - Int32(size))
             giveUp(if: 7)
         }
-        emitter.bytes(0x65, 0x4D, 0x03, 0x93)  // add r10, gs:[r11 + host]
+        emitter.bytes(0x4E, 0x03, 0x94, 0x1C)  // add r10, [rsp + r11 + host]
         emitter.long(offset + 8)
     }
 

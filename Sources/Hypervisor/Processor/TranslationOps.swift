@@ -97,10 +97,26 @@ extension Translation {
             return
         }
         prepareFlags(plan)
-        let target = guest(insn.pointee.rm, HostRegister.address)
-        let source = guest(insn.pointee.reg, HostRegister.scratch)
+        let (rm, reg) = (insn.pointee.rm, insn.pointee.reg)
+        if pinned(reg) == nil, let target = pinned(rm), let opcode = loadForm(plan.opcode) {
+            return emitter.insn(opcode, size, target, .state(Int32(reg) * 8))
+        }
+        let source = guest(reg, HostRegister.scratch)
+        if pinned(rm) == nil, size == 8 || size >= 4 && !writes {
+            return emitter.insn(plan.opcode, size, source, .state(Int32(rm) * 8))
+        }
+        let target = plan.opcode == 0x89 && size == 4 ? pinned(rm) ?? HostRegister.address : guest(rm, HostRegister.address)
         emitter.insn(plan.opcode, size, source, .register(target))
-        if writes { giveBack(insn.pointee.rm, target) }
+        if writes { giveBack(rm, target) }
+    }
+
+    /// The opcode whose R/M operand is the source; TEST has but one.
+    private func loadForm(_ opcode: UInt16) -> UInt16? {
+        switch opcode {
+        case 0x00...0x3B, 0x88, 0x89: return opcode | 2
+        case 0x84, 0x85: return opcode
+        default: return nil
+        }
     }
 
     private mutating func emitLoad(_ insn: Insn, _ plan: NativePlan) {
@@ -112,9 +128,12 @@ extension Translation {
             prepareFlags(plan)
         } else {
             prepareFlags(plan)
-            place = .register(guest(insn.pointee.rm, HostRegister.address))
+            let rm = insn.pointee.rm
+            place = pinned(rm).map { .register($0) } ?? .state(Int32(rm) * 8)
         }
-        let target = guest(insn.pointee.reg, HostRegister.scratch)
+        let target =
+            overwrites(plan, size) ? pinned(insn.pointee.reg) ?? HostRegister.scratch
+            : guest(insn.pointee.reg, HostRegister.scratch)
         if plan.opcode == 0x69 {
             emitter.insn(0x69, size, target, place)
             emitter.long(Int32(truncatingIfNeeded: insn.pointee.imm))
@@ -125,18 +144,30 @@ extension Translation {
         if !isCompare { giveBack(insn.pointee.reg, target) }
     }
 
+    /// The destination's old value does not count.
+    private func overwrites(_ plan: NativePlan, _ size: UInt8) -> Bool {
+        guard size >= 4 else { return false }
+        switch plan.opcode {
+        case 0x8B, 0x63, 0x69, 0x1B6, 0x1B7, 0x1BE, 0x1BF: return true
+        default: return false
+        }
+    }
+
     private mutating func emitSingle(_ insn: Insn, _ plan: NativePlan) {
         let size = insn.pointee.op_size
         let writes = writesPlace(plan)
         var place: HostPlace
         var target: UInt8 = 0
+        var isInPlace = false
         if insn.pointee.mem != 0 {
             place = memory(insn, size, write: writes, plan)
             prepareFlags(plan)
         } else {
             prepareFlags(plan)
-            target = guest(insn.pointee.rm, HostRegister.address)
-            place = .register(target)
+            let rm = insn.pointee.rm
+            isInPlace = pinned(rm) == nil && (size == 8 || size >= 4 && !writes)
+            target = isInPlace ? rm : guest(rm, HostRegister.address)
+            place = isInPlace ? .state(Int32(rm) * 8) : .register(target)
         }
         if plan.isLocked { emitter.byte(0xF0) }
         emitter.insn(plan.opcode, size, plan.extensionCode, place)
@@ -148,7 +179,7 @@ extension Translation {
         case 0x1BA: emitter.byte(UInt8(truncatingIfNeeded: insn.pointee.imm))
         default: break
         }
-        if insn.pointee.mem == 0, writes { giveBack(insn.pointee.rm, target) }
+        if insn.pointee.mem == 0, writes, !isInPlace { giveBack(insn.pointee.rm, target) }
     }
 
     private mutating func immediate(_ insn: Insn, _ size: UInt8) {

@@ -1,12 +1,12 @@
 // Hot blocks of 64-bit code as native code: the code cache, how blocks are entered, linked and left.
 // Source: our own design; which instructions become what is in Translation*.swift.
 // Modelled: everything; what has no native form here is run by its handler. Not modelled: 16- and 32-bit code.
-// Quirks: RSP is in r9; the guest's r9, r10 and r11 stay in the vCPU; GS is the vCPU; flags between blocks in memory.
+// Quirks: the guest's RSP is in r9; its r9, r10 and r11 stay in the vCPU; RSP is the vCPU; flags between blocks in memory.
 
 internal import CProcessor
 internal import Glibc
 
-/// Offsets of the vCPU's fields, as GS-relative displacements.
+/// Offsets of the vCPU's fields. By RSP, because hosts then rename what was stored and is loaded again soon.
 enum StateOffset {
     private static func place(_ path: PartialKeyPath<apus_vcpu>) -> Int32 {
         Int32(truncatingIfNeeded: MemoryLayout<apus_vcpu>.offset(of: path) ?? 0)
@@ -27,6 +27,7 @@ enum StateOffset {
     static let x87Data = place(\.x87_data)
     static let hostMXCSR = place(\.host_mxcsr)
     static let current = place(\.current)
+    static let hostStack = place(\.host_stack)
     static let fpu = place(\.fpu)
     static let mxcsr = fpu + Int32(FXSAVEOffset.mxcsr)
     static func xmm(_ number: UInt8) -> Int32 { fpu + Int32(FXSAVEOffset.xmm) + Int32(number) * 16 }
@@ -85,7 +86,6 @@ struct Translator {
             if text == "off" { return nil }
             if let number = UInt32(text) { threshold = number }
         }
-        guard apus_has_gs_base() else { return nil }
         buffer = apus_code_buffer_make(bytes)
         guard let writable = buffer.writable, let code = buffer.executable else { return nil }
         self.threshold = min(threshold, .max - 1) + 1
@@ -146,16 +146,22 @@ struct Translator {
         for pair in pinned { emitter.store(pair.host, .state(Int32(pair.guest) * 8)) }
     }
     private static func leave(_ emitter: inout Emitter) {
+        emitter.load(4, .state(StateOffset.hostStack))
+        popSaved(&emitter)
+    }
+    private static func popSaved(_ emitter: inout Emitter) {
         emitter.bytes(0x48, 0x83, 0xC4, 0x08)  // add rsp, 8
         for register in saved.reversed() { pop(&emitter, register) }
         emitter.byte(0xC3)
     }
 
-    /// (rdi: vCPU, rsi: code). The vCPU stays on the stack's top; calls find the stack aligned.
+    /// (rdi: vCPU, rsi: code). The vCPU stays on the loop's stack; calls find that aligned.
     private static func emitEntry(_ emitter: inout Emitter) {
         for register in saved { push(&emitter, register) }
         push(&emitter, 7)
+        emitter.store(4, .memory(7, StateOffset.hostStack))
         emitter.move(HostRegister.scratch, 6)
+        emitter.move(4, 7)
         loadGuest(&emitter)
         emitter.bytes(0x41, 0xFF, 0xE3)  // jmp r11
     }
@@ -193,6 +199,8 @@ struct Translator {
 
     /// With some SIMD exception unmasked the zero flag is clear, and handlers must do the work.
     private static func emitLoadVector(_ emitter: inout Emitter) {
+        emitter.stackDepth = 8
+        defer { emitter.stackDepth = 0 }
         let scratch = HostRegister.scratch
         emitter.insn(0x8B, 4, scratch, .state(StateOffset.mxcsr))
         emitter.insn(0xF7, 4, 2, .register(scratch))
@@ -209,23 +217,25 @@ struct Translator {
 
     /// Called with r11 = instruction, r10 = block and count.
     private static func emitHandlers(_ emitter: inout Emitter) {
+        emitter.stackDepth = 8
+        defer { emitter.stackDepth = 0 }
         saveVector(&emitter)
         storeGuest(&emitter)
         saveX87(&emitter)
-        emitter.load(7, .memory(4, 8))
+        emitter.insn(0x8D, 8, 7, .state(0))
         emitter.move(6, HostRegister.scratch)
         emitter.move(2, HostRegister.address)
-        emitter.bytes(0x48, 0x83, 0xEC, 0x08)  // sub rsp, 8
+        emitter.load(4, .state(StateOffset.hostStack))
         emitter.loadConstant(0, apus_run_handlers_address())
         emitter.bytes(0xFF, 0xD0)  // call rax
-        emitter.bytes(0x48, 0x83, 0xC4, 0x08)  // add rsp, 8
+        emitter.load(7, .memory(4, 0))
         emitter.bytes(0x85, 0xC0)  // test eax, eax
         let out = emitter.jump(if: 5)
+        emitter.insn(0x8D, 8, 4, .memory(7, -8))
         loadGuest(&emitter)
         emitter.byte(0xC3)
         emitter.aim(out, emitter.at)
-        emitter.bytes(0x48, 0x83, 0xC4, 0x08)  // add rsp, 8
-        leave(&emitter)
+        popSaved(&emitter)
     }
 
     /// Goes on at `rip`, which r10 holds, by the jump cache, or leaves.

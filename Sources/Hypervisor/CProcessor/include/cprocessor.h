@@ -137,6 +137,10 @@ enum {
 /// Aligned to 16 only: Swift imports nothing that is aligned more strictly.
 typedef struct apus_fpu { _Alignas(16) uint8_t bytes[1024]; } apus_fpu;
 
+/// Bytes in front of a vCPU that belong to it: while translated code runs, RSP points to the vCPU, and what the host pushes
+/// for a signal lies below.
+enum { APUS_STACK_ROOM = 65536 };
+
 struct apus_vcpu {
     uint64_t gpr[16];
     uint64_t rip;            ///< while a block runs: RIP of the block's first byte
@@ -204,6 +208,8 @@ struct apus_vcpu {
     uint32_t padding;
     uint64_t x87_data;         ///< and FDP
     uint64_t pdpte[4];         ///< of PAE paging, as loaded with CR3
+    uint64_t host_stack;       ///< RSP of the loop while translated code runs
+    uint64_t more_padding[7];  ///< puts `fpu` and `scratch` at multiples of 64
     apus_tlb_entry *tlb_read;  ///< the active set, APUS_TLB_ENTRIES each; see `selectTLB`
     apus_tlb_entry *tlb_write;
     apus_tlb_entry *tlb_first; ///< tlb[0][0]

@@ -1,21 +1,11 @@
 // What translated code and the loop around it share: entry, flags between their two forms, the way out to handlers.
-// Source: Intel SDM volume 2 (LAHF, SETcc, WRGSBASE); our own design.
+// Source: Intel SDM volume 2 (LAHF, SETcc); our own design.
 #ifndef APUS_TRANSLATOR_H
 #define APUS_TRANSLATOR_H
 
 #include "cprocessor.h"
 
 #pragma clang assume_nonnull begin
-
-/// Whether programs may set the GS base, which translated code finds the vCPU by.
-bool apus_has_gs_base(void);
-
-/// Makes `cpu` what translated code on this thread works on.
-static inline void apus_set_state_base(apus_vcpu *cpu)
-{
-    cpu->host_mxcsr = 0x1F80;
-    __asm__ volatile("wrgsbase %0" : : "r"(cpu));
-}
 
 static inline void apus_give_flags(apus_vcpu *cpu)
 {
