@@ -288,13 +288,14 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
             }
             start &+= part
         }
-        if anyHit { self.pointee.jump_generation &+= 1 }
+        if anyHit { self.pointee.code_generation &+= 1 }
         return anyHit
     }
 
     func forgetAllCode() {
         engine.pointee.blocks.removeAll(running: self.pointee.current)
-        self.pointee.jump_generation &+= 1
+        self.pointee.code_generation &+= 1
+        dropJumps()
     }
 
     /// Notes that a page holds code: from now on, stores to it take the slow way.
@@ -409,18 +410,29 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
         let tag = linear & ~0xFFF | (isUser ? 1 : 0)
         let entry = engine.pointee.blocks.fetches + Int(truncatingIfNeeded: linear &>> 12) % BlockCache.fetchSlots
         let within = linear & 0xFFF
-        if entry.pointee.tag == tag, entry.pointee.generation == self.pointee.tlb_generation {
+        if entry.pointee.tag == tag, entry.pointee.generation == self.pointee.jump_generation {
             let host = entry.pointee.host.map { $0 + Int(truncatingIfNeeded: within) }
             return (entry.pointee.physical | within, host)
         }
-        let mode = isUser ? UInt8(APUS_TLB_USER) : UInt8(APUS_TLB_SUPERVISOR)
-        let (physical, _, _) = try walk(linear, Intent(fetch: true, mode: mode))
-        guard let region = engine.pointee.region(physical) else { return (physical, nil) }
-        let host = region.pointee.host + Int(truncatingIfNeeded: physical &- region.pointee.start)
+        let right: UInt8 = isUser ? 128 : 64
+        var found: FarEntry
+        if let known = engine.pointee.spaces.find(linear, right) {
+            found = known.pointee
+        } else {
+            let mode = isUser ? UInt8(APUS_TLB_USER) : UInt8(APUS_TLB_SUPERVISOR)
+            let (physical, _, _) = try walk(linear, Intent(fetch: true, mode: mode))
+            guard let region = engine.pointee.region(physical) else {
+                noteCode(linear, isUser: isUser)
+                return (physical, nil)
+            }
+            found = farEntry(physical, region)
+            found.rights = right
+            engine.pointee.spaces.note(linear, found)
+        }
+        noteCode(linear, isUser: isUser)
         entry.pointee = FetchEntry(
-            tag: tag, generation: self.pointee.tlb_generation, physical: physical & ~0xFFF,
-            host: host - Int(truncatingIfNeeded: within))
-        return (physical, host)
+            tag: tag, generation: self.pointee.jump_generation, physical: found.physical, host: found.host)
+        return (found.physical | within, found.host.map { $0 + Int(truncatingIfNeeded: within) })
     }
 
     /// Decodes from `host` to the next jump, or to the last instruction that lies in the page whole.

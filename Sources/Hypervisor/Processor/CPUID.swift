@@ -1,7 +1,7 @@
 // CPUID: the profile that guests see, derived from the host's.
 // Source: Intel SDM vol. 2 (CPUID), AMD APM vol. 3 appendix E.
 // Offered: what the engine implements and, where an instruction runs on the host's, the host has.
-// Not offered: AVX-512, AVX-VNNI, VME, PCID, MONITOR, TSX, VMX/SVM, SMX, performance monitoring, MPX, PKU.
+// Not offered: AVX-512, AVX-VNNI, VME, MONITOR, TSX, VMX/SVM, SMX, performance monitoring, MPX, PKU.
 
 internal import CProcessor
 
@@ -44,10 +44,10 @@ struct CPUIDProfile: Sendable {
         basic = leaf1
         var leaf7 = vendor.eax >= 7 ? apus_host_cpuid(7, 0) : apus_cpuid_result()
         hasSeed = leaf7.ebx & (1 << 18) != 0
-        // FSGSBASE, SMEP, ERMS, SMAP, UMIP, RDPID are the engine's own; BMI1, AVX2, BMI2, RDSEED, ADX, CLFLUSHOPT, SHA,
+        // FSGSBASE, SMEP, ERMS, INVPCID, SMAP, UMIP, RDPID are the engine's own; BMI1, AVX2, BMI2, RDSEED, ADX, CLFLUSHOPT, SHA,
         // GFNI, VAES and VPCLMULQDQ run on the host.
         let kept: UInt32 = 1 << 3 | 1 << 8 | 1 << 18 | 1 << 19 | 1 << 23 | 1 << 29
-        leaf7.ebx = leaf7.ebx & (kept | (hasAVX ? 1 << 5 : 0)) | 1 << 0 | 1 << 7 | 1 << 9 | 1 << 20
+        leaf7.ebx = leaf7.ebx & (kept | (hasAVX ? 1 << 5 : 0)) | 1 << 0 | 1 << 7 | 1 << 9 | 1 << 10 | 1 << 20
         leaf7.ecx = leaf7.ecx & (1 << 8 | (hasAVX ? 1 << 9 | 1 << 10 : 0)) | 1 << 2 | 1 << 22
         // FSRM is the engine's own. IBRS, STIBP, SSBD and ARCH_CAPABILITIES, so that systems need no work-arounds (see
         // MSR.swift).
@@ -71,12 +71,12 @@ struct CPUIDProfile: Sendable {
     private static let wide: UInt32 = 1 << 12 | 1 << 28 | 1 << 29
 
     /// SSE3, PCLMULQDQ, SSSE3, FMA, CX16, SSE4.1, SSE4.2, MOVBE, POPCNT, AES, XSAVE, AVX, F16C, RDRAND as the host has
-    /// them, and the hypervisor bit.
+    /// them, PCID and the hypervisor bit.
     private static func leaf1ECX(_ host: UInt32) -> UInt32 {
         let kept: UInt32 =
             1 << 0 | 1 << 1 | 1 << 9 | 1 << 13 | 1 << 19 | 1 << 20 | 1 << 22 | 1 << 23 | 1 << 25 | 1 << 26 | 1 << 30
             | wide
-        return host & kept | 1 << 31
+        return host & kept | 1 << 17 | 1 << 31
     }
 
     /// The engine's own answer; `cr4` and `xcr0` are the guest's.

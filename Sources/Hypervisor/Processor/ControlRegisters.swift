@@ -1,6 +1,6 @@
 // Control and debug registers, XCR0, reset, and the switches between modes.
 // Source: Intel SDM vol. 3 §2.5, §9.1 (reset), §9.8.5 (entering long mode), §17.2 (debug registers).
-// Modelled: reserved bits, dependent bits, long-mode activation; not modelled: caching (CD, NW, PWT, PCD), PCID.
+// Modelled: reserved bits, dependent bits, long-mode activation; not modelled: caching (CD, NW, PWT, PCD).
 
 internal import CProcessor
 
@@ -29,7 +29,9 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
             pointee.efer |= EFER.longModeActive
         }
         if !paging, old & CR0.paging != 0 {
-            guard !is64Bit else { throw raise(Vector.generalProtection, error: 0) }
+            guard !is64Bit, pointee.cr4 & CR4.processContext == 0 else {
+                throw raise(Vector.generalProtection, error: 0)
+            }
             pointee.efer &= ~EFER.longModeActive
         }
         let reloading = CR0.paging | CR0.cacheDisable | CR0.notWriteThrough
@@ -42,10 +44,14 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
     }
 
     func setCR3(_ value: UInt64) throws(Fault) {
+        // With PCIDs, bit 63 tells to keep what is known of the address space.
+        let hasPCIDs = pointee.cr4 & CR4.processContext != 0
+        let keeps = hasPCIDs && value >> 63 != 0
+        let value = hasPCIDs ? value & ~(1 << 63) : value
         if pointee.long_mode, value >> physicalAddressBits != 0 { throw raise(Vector.generalProtection, error: 0) }
         if usesDirectoryPointers(cr0: pointee.cr0, cr4: pointee.cr4) { try loadDirectoryPointers(value) }
         pointee.cr3 = pointee.long_mode ? value : value & 0xFFFF_FFFF
-        flushTLB(keepGlobal: true)
+        enterSpace(hasPCIDs ? Int(value & 0xFFF) : 0, flush: !keeps)
     }
 
     /// Bits of CR4 that CPUID lets a guest set.
@@ -53,7 +59,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
         var bits =
             CR4.timeStampDisable | CR4.debugExtensions | CR4.pageSizeExtension | CR4.physicalAddressExtension
             | CR4.machineCheck | CR4.pageGlobal | CR4.performanceCounter | CR4.osFXSR | CR4.osXMMException
-            | CR4.userInstructionPrevention | CR4.fsgsBase | CR4.smep | CR4.smap
+            | CR4.userInstructionPrevention | CR4.fsgsBase | CR4.processContext | CR4.smep | CR4.smap
         if CPUIDProfile.host.offersXSAVE { bits |= CR4.osXSAVE }
         return bits
     }
@@ -61,7 +67,8 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
     func setCR4(_ value: UInt64) throws(Fault) {
         let old = pointee.cr4
         guard value & ~writableCR4 == 0,
-            !pointee.long_mode || value & CR4.physicalAddressExtension != 0
+            !pointee.long_mode || value & CR4.physicalAddressExtension != 0,
+            value & ~old & CR4.processContext == 0 || pointee.long_mode && pointee.cr3 & 0xFFF == 0
         else { throw raise(Vector.generalProtection, error: 0) }
         let reloading =
             CR4.pageGlobal | CR4.physicalAddressExtension | CR4.pageSizeExtension | CR4.smep
@@ -70,8 +77,11 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
         }
         pointee.cr4 = value
         let translation =
-            CR4.pageSizeExtension | CR4.physicalAddressExtension | CR4.pageGlobal | CR4.smep | CR4.smap
+            CR4.pageSizeExtension | CR4.physicalAddressExtension | CR4.pageGlobal | CR4.processContext | CR4.smep
+            | CR4.smap
         if (old ^ value) & translation != 0 { flushTLB(keepGlobal: false) }
+        // Without PCIDs there is only number 0.
+        if old & ~value & CR4.processContext != 0 { enterSpace(0, flush: true) }
         updateMode()
     }
 
@@ -180,6 +190,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
             resetMSRs()
             resetFPU()
         }
+        engine.pointee.spaces.enter(0)
         flushTLB(keepGlobal: false)
         updateMode()
     }

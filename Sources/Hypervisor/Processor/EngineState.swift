@@ -146,24 +146,12 @@ final class EngineList: @unchecked Sendable {
 typealias Engine = UnsafeMutablePointer<EngineState>
 
 struct EngineState {
-    static let filledSlots = 4096
-
     let bus: any GuestBus
     let map: PhysicalMap
     let attention: UnsafeMutablePointer<UInt32>
     var blocks: BlockCache
     var translator: Translator?
-    /// TLB entries in use since the last flush, unless there are too many to note.
-    let filled: UnsafeMutablePointer<UInt16>
-    var filledCount = 0
-    /// The same for entries of global pages, which outlive CR3.
-    let globals: UnsafeMutablePointer<UInt16>
-    var globalCount = 0
-    /// The page that the last walk found is global.
-    var foundGlobal = false
-    /// Linear range within which translations come from large pages.
-    var largeFirst = UInt64.max
-    var largeLast: UInt64 = 0
+    var spaces = AddressSpaces()
     private let regions: UnsafeMutablePointer<PhysicalRegion>
     private var regionCount = 0
     private var lastRegion = 0
@@ -197,10 +185,6 @@ struct EngineState {
         translator = Translator(&blocks)
         // Made now: a process that is confined maps nothing executable any more.
         _ = ThunkStore.shared
-        filled = .allocate(capacity: Self.filledSlots)
-        filled.initialize(repeating: 0, count: Self.filledSlots)
-        globals = .allocate(capacity: Self.filledSlots)
-        globals.initialize(repeating: 0, count: Self.filledSlots)
         regions = .allocate(capacity: Self.maximumRegions)
         inside = .allocate(capacity: 1)
         inside.initialize(to: 0)
@@ -212,8 +196,7 @@ struct EngineState {
     func deallocate() {
         translator?.deallocate()
         blocks.deallocate()
-        filled.deallocate()
-        globals.deallocate()
+        spaces.deallocate()
         regions.deallocate()
         inside.deallocate()
         newsFlag.deallocate()
@@ -242,11 +225,6 @@ struct EngineState {
             return region
         }
         return nil
-    }
-
-    mutating func noteLarge(_ linear: UInt64) {
-        largeFirst = min(largeFirst, linear & ~0x3F_FFFF)
-        largeLast = max(largeLast, linear | 0x3F_FFFF)
     }
 }
 

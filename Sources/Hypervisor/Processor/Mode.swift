@@ -1,7 +1,7 @@
 // The words that all parts of the engine share: what a handler returns, the bits
 // of RFLAGS, CR0, CR4 and EFER, and the mode that decoding depends on.
 // Source: Intel SDM vol. 3 §2.2-2.5, §3.4.5; `apus_vcpu` in cprocessor.h.
-// Not modelled: VME and PVI (CPUID does not offer them), PCID, PKU, CET.
+// Not modelled: VME and PVI (CPUID does not offer them), PKU, CET.
 
 public import CProcessor
 
@@ -107,6 +107,7 @@ enum CR4 {
     @inline(__always) static var osXMMException: UInt64 { 1 << 10 }
     @inline(__always) static var userInstructionPrevention: UInt64 { 1 << 11 }
     @inline(__always) static var fsgsBase: UInt64 { 1 << 16 }
+    @inline(__always) static var processContext: UInt64 { 1 << 17 }
     @inline(__always) static var osXSAVE: UInt64 { 1 << 18 }
     @inline(__always) static var smep: UInt64 { 1 << 20 }
     @inline(__always) static var smap: UInt64 { 1 << 21 }
@@ -226,6 +227,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
         if pointee.paging { key.insert(.paging) }
         insertControlBits(&key)
         pointee.mode_key = key.rawValue
+        selectJumps()
         selectTLB()
         if pointee.tlb_mode == UInt8(APUS_TLB_SUPERVISOR_AC) { pointee.mode_key |= ModeKey.userAccess.rawValue }
     }

@@ -1,6 +1,6 @@
-// Address translation: page walks in all modes, and the TLB's upkeep.
+// Address translation: page walks in all modes.
 // Source: Intel SDM vol. 3 §4 (32-bit, PAE and 4-level paging, access rights §4.6, errors §4.7, A/D §4.8).
-// Modelled: 4K/2M/4M/1G pages, NX, WP, SMEP, SMAP, reserved bits; not modelled: PCID, 5 levels, protection keys.
+// Modelled: 4K/2M/4M/1G pages, NX, WP, SMEP, SMAP, reserved bits; not modelled: 5 levels, protection keys.
 // PAE's four top entries are registers, loaded with CR3 (§4.4.1).
 
 internal import CProcessor
@@ -60,7 +60,8 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
     @inline(never) func walk(
         _ linear: UInt64, _ intent: Intent
     ) throws(Fault) -> (physical: UInt64, isWritable: Bool, isLarge: Bool) {
-        engine.pointee.foundGlobal = false
+        engine.pointee.spaces.foundGlobal = false
+        engine.pointee.spaces.foundShift = 12
         let lines = engine.pointee.addressMask
         if self.pointee.cr0 & 1 << 31 == 0 { return (linear & 0xFFFF_FFFF & lines, true, false) }
         if self.pointee.cr4 & 0x20 == 0 {
@@ -127,6 +128,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
             let physical = entry & addressBits & ~mask | linear & mask
             let writes = storeAllowed(rights, intent.mode) && (entry | wanted) & dirty != 0
             noteGlobal(entry)
+            engine.pointee.spaces.foundShift = shift
             return (physical, writes, level > 1)
         }
     }
@@ -182,6 +184,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
             let base = top & 0xFFC0_0000 | (top &>> 13 & 0xFF) &<< 32
             let writes = storeAllowed(top, intent.mode) && (top | wanted) & dirty != 0
             noteGlobal(top)
+            engine.pointee.spaces.foundShift = 22
             return (base | linear & 0x3F_FFFF, writes, true)
         }
         let address = top & 0xFFFF_F000 &+ (linear &>> 12 & 0x3FF) &* 4
@@ -199,7 +202,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
 
     /// Bit 8 of an entry that maps a page, with CR4.PGE set (SDM vol. 3 §4.10.2.4).
     @inline(__always) private func noteGlobal(_ entry: UInt64) {
-        engine.pointee.foundGlobal = entry & 1 << 8 != 0 && self.pointee.cr4 & CR4.pageGlobal != 0
+        engine.pointee.spaces.foundGlobal = entry & 1 << 8 != 0 && self.pointee.cr4 & CR4.pageGlobal != 0
     }
 
     /// Whether the rights that all levels agree on permit the access (SDM vol. 3 §4.6.1).
@@ -221,145 +224,6 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
     private func storeAllowed(_ rights: UInt64, _ mode: UInt8) -> Bool {
         if rights & writable != 0 { return true }
         return mode != UInt8(APUS_TLB_USER) && self.pointee.cr0 & 1 << 16 == 0
-    }
-}
-
-// MARK: - TLB
-
-extension UnsafeMutablePointer where Pointee == apus_vcpu {
-    /// The entries of one mode.
-    @inline(__always) func tlbSet(_ mode: UInt8, write: Bool) -> UnsafeMutablePointer<apus_tlb_entry> {
-        self.pointee.tlb_first + (Int(mode) &* 2 &+ (write ? 1 : 0)) &* Int(APUS_TLB_ENTRIES)
-    }
-
-    /// Drops all translations, or all but those of global pages.
-    func flushTLB(keepGlobal: Bool) {
-        serialize()
-        let engine = engine
-        let isNoted = max(engine.pointee.filledCount, engine.pointee.globalCount) <= EngineState.filledSlots
-        if isNoted {
-            drop(engine.pointee.filled, engine.pointee.filledCount)
-            if !keepGlobal { drop(engine.pointee.globals, engine.pointee.globalCount) }
-        } else {
-            clearTLB()
-        }
-        engine.pointee.filledCount = 0
-        if !keepGlobal || !isNoted {
-            engine.pointee.globalCount = 0
-            engine.pointee.largeFirst = .max
-            engine.pointee.largeLast = 0
-        }
-        engine.pointee.storeStamp &+= 1
-        self.pointee.tlb_generation &+= 1
-        self.pointee.jump_generation &+= 1
-    }
-
-    private func drop(_ places: UnsafeMutablePointer<UInt16>, _ count: Int) {
-        for slot in 0..<count {
-            let place = Int(places[slot])
-            self.pointee.tlb_first[place].tag = emptyTag(place)
-        }
-    }
-
-    /// Drops the translations of the page at `linear`.
-    func flushPage(_ linear: UInt64) {
-        serialize()
-        let engine = engine
-        if linear >= engine.pointee.largeFirst, linear <= engine.pointee.largeLast {
-            return flushTLB(keepGlobal: false)
-        }
-        let index = Int(truncatingIfNeeded: linear &>> 12 & UInt64(APUS_TLB_ENTRIES - 1))
-        for set in 0..<Int(APUS_TLB_MODES) * 2 {
-            let place = set * Int(APUS_TLB_ENTRIES) + index
-            self.pointee.tlb_first[place].tag = emptyTag(place)
-        }
-        engine.pointee.storeStamp &+= 1
-        self.pointee.tlb_generation &+= 1
-        self.pointee.jump_generation &+= 1
-    }
-
-    /// Fills sets with entries that match nothing: those in use, or at first the one that stays empty as well.
-    func clearTLB(sets: Int = Int(APUS_TLB_MODES) * 2) {
-        for place in 0..<sets * Int(APUS_TLB_ENTRIES) {
-            self.pointee.tlb_first[place] = apus_tlb_entry(tag: emptyTag(place), host: 0)
-        }
-    }
-
-    /// Drops store translations, because a page they may name holds code now.
-    func flushStores() {
-        for mode in 0..<Int(APUS_TLB_MODES) {
-            for index in 0..<Int(APUS_TLB_ENTRIES) {
-                let place = (mode * 2 + 1) * Int(APUS_TLB_ENTRIES) + index
-                self.pointee.tlb_first[place].tag = emptyTag(place)
-            }
-        }
-    }
-
-    /// Drops store translations that lead to the host page at `host`; whether there were any.
-    func flushStores(to host: UnsafeMutableRawPointer) -> Bool {
-        let page = UInt64(UInt(bitPattern: host)) & ~0xFFF
-        let engine = engine
-        if max(engine.pointee.filledCount, engine.pointee.globalCount) > EngineState.filledSlots {
-            flushStores()
-            return true
-        }
-        var found = false
-        for slot in 0..<engine.pointee.filledCount {
-            if dropStore(Int(engine.pointee.filled[slot]), page) { found = true }
-        }
-        for slot in 0..<engine.pointee.globalCount {
-            if dropStore(Int(engine.pointee.globals[slot]), page) { found = true }
-        }
-        return found
-    }
-    private func dropStore(_ place: Int, _ page: UInt64) -> Bool {
-        guard place & Int(APUS_TLB_ENTRIES) != 0, self.pointee.tlb_first[place].host == page,
-            self.pointee.tlb_first[place].tag != emptyTag(place)
-        else { return false }
-        self.pointee.tlb_first[place].tag = emptyTag(place)
-        return true
-    }
-
-    /// The address of a page that never has entry `place`.
-    @inline(__always) private func emptyTag(_ place: Int) -> UInt64 {
-        UInt64(truncatingIfNeeded: ~place & Int(APUS_TLB_ENTRIES - 1)) &<< 12
-    }
-
-    private func fill(_ linear: UInt64, _ host: UnsafeMutableRawPointer, mode: UInt8, write: Bool) {
-        let index = Int(truncatingIfNeeded: linear &>> 12 & UInt64(APUS_TLB_ENTRIES - 1))
-        let set = Int(mode) * 2 + (write ? 1 : 0)
-        let place = set * Int(APUS_TLB_ENTRIES) + index
-        let page = linear & ~0xFFF
-        let hostPage = UInt64(UInt(bitPattern: host)) & ~0xFFF
-        self.pointee.tlb_first[place] = apus_tlb_entry(tag: page, host: hostPage)
-        let engine = engine
-        if write { engine.pointee.storeStamp &+= 1 }
-        if engine.pointee.foundGlobal {
-            let count = engine.pointee.globalCount
-            if count < EngineState.filledSlots { engine.pointee.globals[count] = UInt16(truncatingIfNeeded: place) }
-            if count <= EngineState.filledSlots { engine.pointee.globalCount = count + 1 }
-            return
-        }
-        let count = engine.pointee.filledCount
-        if count < EngineState.filledSlots { engine.pointee.filled[count] = UInt16(truncatingIfNeeded: place) }
-        if count <= EngineState.filledSlots { engine.pointee.filledCount = count + 1 }
-    }
-
-    /// Translates `linear` for a data access and remembers the translation if it leads to RAM.
-    func place(_ linear: UInt64, write: Bool, mode: UInt8) throws(Fault) -> Place {
-        let (physical, mayWrite, isLarge) = try walk(linear, Intent(write: write, mode: mode))
-        guard let region = engine.pointee.region(physical) else {
-            return Place(physical: physical, host: nil, isWritable: false, code: nil)
-        }
-        let offset = physical &- region.pointee.start
-        let host = region.pointee.host + Int(truncatingIfNeeded: offset)
-        let code = region.pointee.codeMap.map { $0 + Int(truncatingIfNeeded: offset &>> 12) }
-        if isLarge { engine.pointee.noteLarge(linear) }
-        if !write { fill(linear, host, mode: mode, write: false) }
-        if mayWrite, write, region.pointee.isWritable, code.map({ $0.pointee == 0 }) ?? true {
-            fill(linear, host, mode: mode, write: true)
-        }
-        return Place(physical: physical, host: host, isWritable: region.pointee.isWritable, code: code)
     }
 }
 

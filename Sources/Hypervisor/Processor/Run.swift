@@ -50,6 +50,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
             let entry = jumps + jumpSlot(linear)
             var block: Block
             if entry.pointee.linear == linear, entry.pointee.key == key, let found = entry.pointee.block,
+                found.pointee.bytes != 0,
                 is64 || rip &+ UInt64(found.pointee.bytes) &- 1 <= UInt64(csBase.pointee.limit)
             {
                 block = found

@@ -282,6 +282,13 @@ func serviceHandler(_ insn: UnsafeMutablePointer<apus_insn>) -> apus_handler? {
             cpu.pauseSpinning()
             return Status.next
         }
+    case 0x282 where !isRegister && CPU.mandatoryPrefix(insn.pointee.prefixes) == 0x66:
+        return { cpu, insn in
+            attempt { () throws(Fault) in
+                try cpu.invalidatePCID(insn)
+                return Status.end
+            }
+        }
     case 0x108, 0x109:
         return { cpu, _ in
             attempt { () throws(Fault) in

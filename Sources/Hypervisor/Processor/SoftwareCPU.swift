@@ -32,8 +32,6 @@ public final class SoftwareCPU: VCPUEngine {
         cpu.pointee.attention = attention
         cpu.pointee.jumps = engine.pointee.blocks.jumps
         cpu.pointee.tlb_first = apus_first_entry(cpu)
-        cpu.pointee.jump_generation = 1
-        cpu.pointee.tlb_generation = 1
         cpu.clearTLB(sets: Int(APUS_TLB_WATCHED) * 2 + 1)
         cpu.resetState(powerOn: true)
         if index != 0 { cpu.pointee.halted = true }

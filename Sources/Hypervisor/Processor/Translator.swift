@@ -263,7 +263,7 @@ struct Translator {
         guard block.pointee.mode_key & 3 == 3, block.pointee.bytes > 0 else { return }
         if next - start > bytes - Self.reserve {
             removeAll(cpu.engine)
-            cpu.pointee.jump_generation &+= 1
+            cpu.dropJumps()
         }
         var translation = Translation(common, cpu, block, at: next)
         guard translation.run() else { return }

@@ -151,7 +151,9 @@ struct apus_vcpu {
 
     // What handlers test often; kept by `updateMode` in the system part.
     uint32_t mode_key;       ///< all that decoding and handler choice depend on; part of the block key
-    uint32_t jump_generation; ///< counts flushes and lost blocks: the jump cache dies with it
+    uint32_t jump_generation; ///< what the jump cache knows is valid with it: one of the next two
+    uint32_t kernel_jumps;   ///< for supervisor code
+    uint32_t user_jumps;     ///< for user code of the present address space
     uint8_t cpl;
     uint8_t code_size;       ///< default operand size of CS: 2, 4 or 8 (8: 64-bit mode)
     uint8_t stack_size;      ///< width of the stack pointer: 2, 4 or 8
@@ -205,11 +207,11 @@ struct apus_vcpu {
     uint32_t x87_live;         ///< 1: the guest's x87 and MMX registers are in the host's
     uint64_t x87_block;        ///< while they are: RIP of the block with the last x87 instruction,
     uint32_t x87_last;         ///< where it starts in that block and, from bit 16, its FOP,
-    uint32_t padding;
+    uint32_t code_generation;  ///< counts blocks that died because they were written to
     uint64_t x87_data;         ///< and FDP
     uint64_t pdpte[4];         ///< of PAE paging, as loaded with CR3
     uint64_t host_stack;       ///< RSP of the loop while translated code runs
-    uint64_t more_padding[7];  ///< puts `fpu` and `scratch` at multiples of 64
+    uint64_t more_padding[6];  ///< puts `fpu` and `scratch` at multiples of 64
     apus_tlb_entry *tlb_read;  ///< the active set, APUS_TLB_ENTRIES each; see `selectTLB`
     apus_tlb_entry *tlb_write;
     apus_tlb_entry *tlb_first; ///< tlb[0][0]
