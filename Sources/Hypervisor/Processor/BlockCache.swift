@@ -20,7 +20,7 @@ struct BlockCache {
     static let blockSlots = 1 << 16
     static let hashSlots = 1 << 15
     static let pageSlots = 1 << 14
-    static let fetchSlots = 256
+    static let fetchSlots = 1024
     static let longestBlock = 64
 
     let insns: UnsafeMutablePointer<apus_insn>
@@ -67,8 +67,8 @@ struct BlockCache {
         for index in 0..<Self.singleSlots {
             (singles + index).initialize(
                 to: apus_block(
-                    insns: room + 2 * index, physical: 0, mode_key: 0, bytes: 0, count: 0, next_hash: nil,
-                    next_page: nil, native: nil, heat: 0))
+                    insns: room + 2 * index, physical: 0, second: 0, mode_key: 0, bytes: 0, count: 0, next_hash: nil,
+                    next_page: nil, main: nil, native: nil, heat: 0))
         }
     }
 
@@ -116,10 +116,13 @@ struct BlockCache {
         Int(truncatingIfNeeded: physical &>> 12) & (Self.pageSlots - 1)
     }
 
-    func find(_ physical: UInt64, _ key: UInt32) -> Block? {
+    /// The block at a physical address; `second` tells where an instruction that crosses pages goes on.
+    func find(_ physical: UInt64, _ key: UInt32, second: UInt64 = 0) -> Block? {
         var next = hashes[hashSlot(physical, key)]
         while let block = next {
-            if block.pointee.physical == physical, block.pointee.mode_key == key { return block }
+            if block.pointee.physical == physical, block.pointee.mode_key == key, block.pointee.second == second {
+                return block
+            }
             next = block.pointee.next_hash
         }
         return nil
@@ -127,24 +130,39 @@ struct BlockCache {
 
     /// Whether another block of any length fits.
     var hasRoom: Bool {
-        insnCount + Self.longestBlock + 2 <= Self.insnSlots && blockCount < Self.blockSlots
+        insnCount + Self.longestBlock + 2 <= Self.insnSlots && blockCount + 2 <= Self.blockSlots
     }
 
     /// Takes the block whose `count` instructions were written behind `insnCount` into the tables.
-    mutating func add(_ physical: UInt64, _ key: UInt32, count: Int, bytes: Int) -> Block {
+    mutating func add(_ physical: UInt64, _ key: UInt32, count: Int, bytes: Int, second: UInt64 = 0) -> Block {
         let block = blocks + blockCount
         blockCount += 1
         let hash = hashSlot(physical, key)
         let page = pageSlot(physical)
         block.initialize(
             to: apus_block(
-                insns: insns + insnCount, physical: physical, mode_key: key,
+                insns: insns + insnCount, physical: physical, second: second, mode_key: key,
                 bytes: UInt32(truncatingIfNeeded: bytes), count: UInt32(truncatingIfNeeded: count),
-                next_hash: hashes[hash], next_page: pages[page], native: nil, heat: heat))
+                next_hash: hashes[hash], next_page: pages[page], main: nil, native: nil, heat: heat))
         insnCount += count + 1
         hashes[hash] = block
         pages[page] = block
+        if second != 0 { addTail(block, second & ~1) }
         return block
+    }
+
+    /// Has a block die with the second page's bytes as well.
+    private mutating func addTail(_ main: Block, _ physical: UInt64) {
+        let tail = blocks + blockCount
+        blockCount += 1
+        let page = pageSlot(physical)
+        let bytes = UInt64(main.pointee.bytes) &- (4096 &- main.pointee.physical & 0xFFF)
+        tail.initialize(
+            to: apus_block(
+                insns: main.pointee.insns, physical: physical, second: 0, mode_key: .max,
+                bytes: UInt32(truncatingIfNeeded: bytes), count: 0, next_hash: nil, next_page: pages[page], main: main,
+                native: nil, heat: 0))
+        pages[page] = tail
     }
 
     /// Forgets the blocks that overlap a range within one page. Tells whether any did, and whether
@@ -166,9 +184,8 @@ struct BlockCache {
             if start < physical &+ bytes, physical < start &+ UInt64(block.pointee.bytes) {
                 hit = true
                 if let previous { previous.pointee.next_page = next } else { pages[slot] = next }
-                unhash(block)
-                if block == running { cut(block) }
-                retire(block)
+                if let main = block.pointee.main, main.pointee.bytes != 0 { kill(main, running) }
+                if block.pointee.main == nil { kill(block, running) }
                 block.pointee.physical = .max
                 block.pointee.bytes = 0
             } else {
@@ -187,6 +204,15 @@ struct BlockCache {
         guard slot.pointee.count >= slot.pointee.limit else { return false }
         slot.pointee = (0, min(slot.pointee.limit &* 2, 1 << 20))
         return true
+    }
+
+    /// Leaves it in its page's list, which skips it.
+    private func kill(_ block: Block, _ running: Block?) {
+        unhash(block)
+        if block == running { cut(block) }
+        retire(block)
+        block.pointee.physical = .max
+        block.pointee.bytes = 0
     }
 
     private func unhash(_ block: Block) {
@@ -387,6 +413,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
             if !engine.pointee.blocks.hasRoom { forgetAllCode() }
             block = decodeBlock(host, physical)
         }
+        if block == nil { block = crossing(linear, host, physical) }
         guard let block else { return try decodeSingle(linear) }
         if self.pointee.code_size != 8, rip &+ UInt64(block.pointee.bytes) &- 1 > UInt64(cs.pointee.limit) {
             return try decodeSingle(linear)
@@ -456,6 +483,31 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
         guard count > 0 else { return nil }
         close(insns + count, at)
         return engine.pointee.blocks.add(physical, self.pointee.mode_key, count: count, bytes: at)
+    }
+
+    /// The block of one instruction that begins at `host` and goes on in the next page; nil: it is no such.
+    private func crossing(_ linear: UInt64, _ host: UnsafeMutableRawPointer, _ physical: UInt64) -> Block? {
+        let room = 4096 - Int(truncatingIfNeeded: physical & 0xFFF)
+        guard room < 15, self.pointee.code_size == 8, let (next, behind) = try? fetchPage(linear &+ UInt64(room)),
+            let behind
+        else { return nil }
+        let engine = engine
+        let key = self.pointee.mode_key
+        if let known = engine.pointee.blocks.find(physical, key, second: next | 1) { return known }
+        guardPage(physical)
+        guardPage(next)
+        var bytes: (UInt64, UInt64) = (0, 0)
+        let insn = engine.pointee.blocks.insns + engine.pointee.blocks.insnCount
+        let length = withUnsafeMutableBytes(of: &bytes) { buffer -> Int in
+            guard let start = buffer.baseAddress else { return 0 }
+            start.copyMemory(from: host, byteCount: room)
+            (start + room).copyMemory(from: behind, byteCount: 15 - room)
+            return decode(insn, UnsafePointer(start.assumingMemoryBound(to: UInt8.self)), available: 15).length
+        }
+        guard length > room else { return nil }
+        place(insn, 0, length)
+        close(insn + 1, length)
+        return engine.pointee.blocks.add(physical, key, count: 1, bytes: length, second: next | 1)
     }
 
     /// Fixes an instruction's place within its block, and the operands that depend on it.

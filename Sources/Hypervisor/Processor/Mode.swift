@@ -165,6 +165,10 @@ public struct ModeKey: OptionSet {
     @inline(__always) static var userAccess: ModeKey { ModeKey(rawValue: 1 << 18) }
     /// VEX on vector registers: CR4.OSXSAVE, XCR0 with SSE and AVX, protected mode.
     @inline(__always) static var avx: ModeKey { ModeKey(rawValue: 1 << 19) }
+    /// CPL 1 or 2.
+    @inline(__always) static var middle: ModeKey { ModeKey(rawValue: 1 << 25) }
+    /// CR4.SMAP: it needs that to.
+    @inline(__always) static var accessPrevention: ModeKey { ModeKey(rawValue: 1 << 24) }
 
     /// Default operand size of CS in bytes: 2, 4 or 8.
     @inline(__always) var codeSize: Int { 1 << Int(rawValue & 3) }
@@ -220,7 +224,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
             if code.base == 0, code.limit == .max { key.insert(.flatCode) }
         }
         pointee.flat_data = key.contains(.flatData)
-        if pointee.cpl == 3 { key.insert(.user) }
+        if pointee.cpl == 3 { key.insert(.user) } else if pointee.cpl != 0 { key.insert(.middle) }
         if pointee.protected_mode { key.insert(.protected) }
         if virtual { key.insert(.virtual8086) }
         if pointee.long_mode { key.insert(.longMode) }
@@ -229,7 +233,6 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
         pointee.mode_key = key.rawValue
         selectJumps()
         selectTLB()
-        if pointee.tlb_mode == UInt8(APUS_TLB_SUPERVISOR_AC) { pointee.mode_key |= ModeKey.userAccess.rawValue }
     }
 
     private func insertControlBits(_ key: inout ModeKey) {
@@ -242,6 +245,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
             key.insert(.osXSAVE)
             if pointee.xcr0 & 6 == 6, pointee.protected_mode { key.insert(.avx) }
         }
+        if cr4 & CR4.smap != 0 { key.insert(.accessPrevention) }
         if UInt64(pointee.system_flags) & RFLAGS.trap != 0 || hasBreakpoints { key.insert(.trap) }
         if pointee.cpl == 3, cr0 & CR0.alignmentMask != 0,
             UInt64(pointee.system_flags) & RFLAGS.alignmentCheck != 0
@@ -259,6 +263,8 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
             mode = UInt8(APUS_TLB_SUPERVISOR_AC)
         }
         apus_select_tlb(self, mode)
+        let user = ModeKey.userAccess.rawValue
+        pointee.mode_key = pointee.mode_key & ~user | (mode == UInt8(APUS_TLB_SUPERVISOR_AC) ? user : 0)
         if pointee.mode_key & ModeKey.alignmentCheck.rawValue != 0 || hasDataBreakpoints { apus_select_watched(self) }
     }
 

@@ -366,13 +366,14 @@ private func registerGroupHandler(_ modrm: UInt8) -> apus_handler? {
         return { cpu, insn in
             attempt { () throws(Fault) in
                 if cpu.pointee.cpl != 0 { throw cpu.raise(Vector.invalidOpcode) }
+                let key = cpu.pointee.mode_key
                 if insn.pointee.modrm == 0xCB {
                     cpu.pointee.system_flags |= UInt32(RFLAGS.alignmentCheck)
                 } else {
                     cpu.clearFlags(RFLAGS.alignmentCheck)
                 }
                 cpu.selectTLB()
-                return Status.next
+                return cpu.status(since: key)
             }
         }
     case 0xD0:

@@ -22,7 +22,7 @@ struct FarEntry {
 struct AddressSpaces {
     static let farSlots = 8192
     static let places = 6 * Int(APUS_TLB_ENTRIES)
-    private static let codeSlots = 8192
+    private static let codeSlots = 65536
 
     let far: UnsafeMutablePointer<FarEntry>
     /// Number of each PCID's translations; 0: it has none.
@@ -182,7 +182,9 @@ struct AddressSpaces {
     // MARK: Code
 
     private func codeSlot(_ linear: UInt64) -> Int {
-        Int(truncatingIfNeeded: linear &>> 12 ^ linear &>> 25) & (Self.codeSlots - 1)
+        // A kernel's addresses apart from its programs'.
+        let half = (linear &>> 63) &<< 15
+        return Int(truncatingIfNeeded: (linear &>> 12 &* 0x9E37_79B9_7F4A_7C15) &>> 49 | half)
     }
 
     /// Notes that code was looked up in a page. false: there are so many that all must be forgotten first.

@@ -24,6 +24,7 @@ struct Translation {
         let offset: Int
         let count: Int
         let isSaved: Bool
+        let key: UInt32
     }
 
     var emitter: Emitter
@@ -31,7 +32,9 @@ struct Translation {
     let cpu: CPU
     let block: Block
     let code: UnsafeMutablePointer<UInt8>
-    let tlb: Int32
+    var tlb: Int32
+    /// The mode that the code runs in: STAC and CLAC change it.
+    var key: UInt32
     var plans: [NativePlan] = []
     /// The host's flags are the guest's; `native_flags` holds them.
     var isNative = false
@@ -55,14 +58,13 @@ struct Translation {
     init(_ common: CommonCode, _ cpu: CPU, _ block: Block, at code: UnsafeMutablePointer<UInt8>) {
         (self.common, self.cpu, self.block, self.code) = (common, cpu, block, code)
         emitter = Emitter(at: code)
-        let key = block.pointee.mode_key
+        key = block.pointee.mode_key
         let mode =
             key & ModeKey.alignmentCheck.rawValue != 0
             ? APUS_TLB_WATCHED
             : key & ModeKey.user.rawValue != 0
                 ? APUS_TLB_USER : key & ModeKey.userAccess.rawValue != 0 ? APUS_TLB_SUPERVISOR_AC : APUS_TLB_SUPERVISOR
-        let set = Int(mode) * 2 * Int(APUS_TLB_ENTRIES) * MemoryLayout<apus_tlb_entry>.size
-        tlb = StateOffset.tlb + Int32(truncatingIfNeeded: set)
+        tlb = StateOffset.tlbSet(UInt8(mode))
     }
 
     private var count: Int { Int(block.pointee.count) }
@@ -72,7 +74,9 @@ struct Translation {
     mutating func run() -> Bool {
         var gain = 0
         for index in 0..<count {
-            plans.append(NativePlan.of(insn(index)))
+            plans.append(NativePlan.of(insn(index), mode: key))
+            // STI must have another instruction behind it.
+            if index == count - 1, plans[index].form == .setInterrupts { plans[index] = NativePlan() }
             if plans[index].form != .handler { gain += 1 }
         }
         guard gain * 3 >= count else { return false }
@@ -110,7 +114,7 @@ struct Translation {
         if !isEnded { leave(Int(block.pointee.bytes), count) }
         for branch in branches {
             emitter.aim(branch.jump, emitter.at)
-            (isNative, isSaved) = (true, branch.isSaved)
+            (isNative, isSaved, key) = (true, branch.isSaved, branch.key)
             leave(branch.offset, branch.count)
         }
         emitSlow()
@@ -176,11 +180,11 @@ struct Translation {
     private func liveInto(_ offset: Int) -> UInt32 {
         let target = block.pointee.physical &+ UInt64(bitPattern: Int64(offset))
         guard target &>> 12 == block.pointee.physical &>> 12,
-            let next = offset == 0 ? block : cpu.engine.pointee.blocks.find(target, block.pointee.mode_key)
+            let next = offset == 0 && block.pointee.second == 0 ? block : cpu.engine.pointee.blocks.find(target, key)
         else { return NativePlan.allFlags }
         var (live, killed) = (UInt32(0), UInt32(0))
         for index in 0..<Int(next.pointee.count) {
-            let plan = NativePlan.of(UnsafePointer(next.pointee.insns + index))
+            let plan = NativePlan.of(UnsafePointer(next.pointee.insns + index), mode: key)
             live |= plan.reads & ~killed
             killed |= plan.writes
             if (live | killed) == NativePlan.allFlags { return live }
@@ -224,7 +228,7 @@ struct Translation {
     }
 
     mutating func branch(if condition: UInt8, to offset: Int, count: Int) {
-        branches.append(Branch(jump: emitter.jump(if: condition), offset: offset, count: count, isSaved: isSaved))
+        branches.append(Branch(jump: emitter.jump(if: condition), offset: offset, count: count, isSaved: isSaved, key: key))
     }
 
     // MARK: XMM registers
@@ -458,13 +462,13 @@ struct Translation {
             emitter.load(HostRegister.address, .state(StateOffset.rip))
             return Translator.emitDispatch(&emitter, exit: common.exit)
         }
-        if offset == 0 { return emitter.jump(to: code) }
-        if let native = cpu.engine.pointee.blocks.find(target, block.pointee.mode_key)?.pointee.native {
+        if offset == 0, key == block.pointee.mode_key, block.pointee.second == 0 { return emitter.jump(to: code) }
+        if let native = cpu.engine.pointee.blocks.find(target, key)?.pointee.native {
             return emitter.jump(to: (native - common.executable).assumingMemoryBound(to: UInt8.self))
         }
         let place = emitter.jump()
         emitter.aim(place, common.dispatch)
-        links.append((place, BlockKey(physical: target, mode: block.pointee.mode_key)))
+        links.append((place, BlockKey(physical: target, mode: key)))
     }
 
     /// Goes on at `rip`, which r10 holds; flags are saved.

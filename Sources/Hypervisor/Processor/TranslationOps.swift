@@ -48,6 +48,8 @@ extension Translation {
         case .extended: emitExtended(insn, plan)
         case .x87: emitX87(insn, plan)
         case .mmx: emitMMX(insn, plan)
+        case .clearInterrupts, .setInterrupts, .pushFlags, .swapBases, .userAccess, .timeStamp, .pushMemory, .bitMemory:
+            emitSystem(insn, plan)
         }
     }
 
@@ -102,7 +104,8 @@ extension Translation {
             return emitter.insn(opcode, size, target, .state(Int32(reg) * 8))
         }
         let source = guest(reg, HostRegister.scratch)
-        if pinned(rm) == nil, size == 8 || size >= 4 && !writes {
+        // With memory, BT and its like would take the whole bit number.
+        if pinned(rm) == nil, plan.opcode < 0x100, size == 8 || size >= 4 && !writes {
             return emitter.insn(plan.opcode, size, source, .state(Int32(rm) * 8))
         }
         let target = plan.opcode == 0x89 && size == 4 ? pinned(rm) ?? HostRegister.address : guest(rm, HostRegister.address)

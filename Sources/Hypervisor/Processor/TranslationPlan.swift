@@ -32,6 +32,8 @@ enum NativeForm: UInt8 {
     /// MOVBE, CRC32, ADCX, ADOX.
     case extended
     case x87, mmx
+    /// See TranslationSystem.swift.
+    case clearInterrupts, setInterrupts, pushFlags, swapBases, userAccess, timeStamp, pushMemory, bitMemory
 }
 
 struct NativePlan {
@@ -67,8 +69,8 @@ struct NativePlan {
     private static let undefined = unsafeBitCast(undefinedInstruction, to: UInt.self)
     private static let none = unsafeBitCast(noOperation, to: UInt.self)
 
-    /// The plan of `insn` alone.
-    static func of(_ insn: Insn) -> NativePlan {
+    /// The plan of `insn` alone, in a mode.
+    static func of(_ insn: Insn, mode: UInt32) -> NativePlan {
         let handler = unsafeBitCast(insn.pointee.handler, to: UInt.self)
         if handler == none { return .plain(.nothing) }
         guard handler != undefined, insn.pointee.mem == 0 || insn.pointee.addr_size == 8
@@ -80,6 +82,7 @@ struct NativePlan {
         case Int32(APUS_NATIVE_MMX): return mmx(insn)
         default: break
         }
+        if let plan = system(insn, mode: mode) { return plan }
         if insn.pointee.prefixes & UInt8(APUS_PREFIX_LOCK) != 0 { return locked(of(insn, isLocked: true)) }
         return of(insn, isLocked: false)
     }
@@ -97,6 +100,7 @@ struct NativePlan {
             // AH ... BH cannot be named beside r8 ... r15.
             guard (insn.pointee.reg_at | (insn.pointee.mem == 0 ? insn.pointee.rm_at : 0)) & 1 != 0 else { break }
             let isExtension = plan.opcode >= 0x100
+            if plan.form == .store, plan.opcode == 0x88, insn.pointee.mem != 0, !isLocked { return plan.highBytes }
             let isPossible =
                 insn.pointee.mem == 0 && (isExtension ? insn.pointee.reg < 8 && insn.pointee.reg != 4 : true)
             return isPossible ? plan.highBytes : NativePlan()

@@ -53,6 +53,7 @@ extension Translation {
 
     /// An instruction with AH, CH, DH or BH and no memory operand: as the guest wrote it, without REX.
     mutating func emitHighBytes(_ insn: Insn, _ plan: NativePlan) {
+        if insn.pointee.mem != 0 { return emitStoreHighByte(insn, plan) }
         func number(_ place: UInt8) -> UInt8 { place >> 3 | (place & 1) << 2 }
         let rm = HostPlace.register(number(insn.pointee.rm_at))
         prepareFlags(plan)

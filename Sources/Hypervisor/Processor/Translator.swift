@@ -33,6 +33,16 @@ enum StateOffset {
     static func xmm(_ number: UInt8) -> Int32 { fpu + Int32(FXSAVEOffset.xmm) + Int32(number) * 16 }
     static func upper(_ number: UInt8) -> Int32 { fpu + Int32(FXSAVEOffset.upper) + Int32(number) * 16 }
     static let tlb = place(\.tlb)
+    static let systemFlags = place(\.system_flags)
+    static let kernelBase = place(\.kernel_gs_base)
+    static let tlbMode = place(\.tlb_mode)
+    static let tlbRead = place(\.tlb_read)
+    static let tlbWrite = place(\.tlb_write)
+    static let cr4 = place(\.cr4)
+    static let timeStampOffset = place(\.tsc_offset)
+    static let timeStampAux = place(\.tsc_aux)
+    /// The entries for loads of one mode; those for stores lie behind them.
+    static func tlbSet(_ mode: UInt8) -> Int32 { tlb + Int32(mode) * 2 * Int32(APUS_TLB_ENTRIES) * 16 }
     static func segmentBase(_ index: UInt8) -> Int32 { Int32(APUS_SEGMENTS_OFFSET) + Int32(index) * 16 }
 }
 
@@ -270,9 +280,11 @@ struct Translator {
         let code = next
         next = translation.emitter.at
         for (place, key) in translation.links { pending[key, default: []].append(place) }
+        block.pointee.native = UnsafeMutableRawPointer(code) + common.executable
+        // Who jumps to such a block must look at the second page, too.
+        guard block.pointee.second == 0 else { return }
         let key = BlockKey(physical: block.pointee.physical, mode: block.pointee.mode_key)
         for place in pending.removeValue(forKey: key) ?? [] { translation.emitter.aim(place, code) }
-        block.pointee.native = UnsafeMutableRawPointer(code) + common.executable
     }
 
     /// Drops all translations; none may be running.

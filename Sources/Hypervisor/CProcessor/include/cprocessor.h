@@ -100,11 +100,13 @@ typedef struct apus_block apus_block;
 struct apus_block {
     apus_insn *insns;
     uint64_t physical;      ///< of the first byte
+    uint64_t second;        ///< of an instruction that crosses pages: physical address of the second one, and bit 0
     uint32_t mode_key;
     uint32_t bytes;         ///< length of the code; 0 in a block that died
     uint32_t count;         ///< instructions, without the closing one
     apus_block *_Nullable next_hash; ///< chain of the lookup table
     apus_block *_Nullable next_page; ///< chain of the blocks of one page
+    apus_block *_Nullable main; ///< this one only stands, in the second page, for a block that begins in another
     void *_Nullable native; ///< entry of the translation
     uint32_t heat;          ///< executions left until the block is translated; 0: it never is
 };
@@ -116,7 +118,7 @@ typedef struct apus_jump {
     apus_block *_Nullable block;
     const void *_Nullable native;  ///< its translation, or the way back to the loop
 } apus_jump;
-enum { APUS_JUMPS = 4096 };
+enum { APUS_JUMPS = 16384 };
 
 /// A set of entries for each way to look at memory.
 enum { APUS_TLB_SUPERVISOR = 0, APUS_TLB_USER = 1, APUS_TLB_SUPERVISOR_AC = 2, APUS_TLB_MODES = 3 };

@@ -1,0 +1,174 @@
+// Native forms of what kernels do all the time: interrupts on and off, SWAPGS, STAC, time stamps, bits in memory.
+// Source: Intel SDM volume 2, one entry an instruction.
+// Modelled: CLI, STI, PUSHF, SWAPGS, CLAC, STAC of supervisors; RDTSC, RDTSCP, PUSH and BT, BTS, BTR, BTC with memory.
+// Quirks: interrupts are taken at the start of blocks, so STI's shadow needs nothing but another instruction behind it.
+
+internal import CProcessor
+
+extension NativePlan {
+    /// The plan of an instruction that only translated code of some modes has a form for.
+    static func system(_ insn: Insn, mode: UInt32) -> NativePlan? {
+        let isSupervisor = mode & (ModeKey.user.rawValue | ModeKey.middle.rawValue) == 0
+        switch insn.pointee.opcode {
+        case 0xFA where isSupervisor: return .plain(.clearInterrupts)
+        case 0xFB where isSupervisor: return .plain(.setInterrupts)
+        case 0x9C where insn.pointee.op_size == 8: return .plain(.pushFlags, reads: allFlags)
+        case 0x131: return .plain(.timeStamp)
+        case 0x101 where insn.pointee.mem == 0: return group7(insn.pointee.modrm, isSupervisor)
+        case 0xFF where insn.pointee.mem != 0 && insn.pointee.modrm >> 3 & 7 == 6 && insn.pointee.op_size == 8:
+            return .plain(.pushMemory)
+        case 0x1A3 where hasMemoryBits(insn, locked: false), 0x1AB where hasMemoryBits(insn, locked: true),
+            0x1B3 where hasMemoryBits(insn, locked: true), 0x1BB where hasMemoryBits(insn, locked: true):
+            var plan = NativePlan.flags(.bitMemory, insn.pointee.opcode, writes: 1)
+            plan.isLocked = insn.pointee.prefixes & UInt8(APUS_PREFIX_LOCK) != 0
+            return plan
+        default: return nil
+        }
+    }
+
+    private static func hasMemoryBits(_ insn: Insn, locked: Bool) -> Bool {
+        insn.pointee.mem != 0 && insn.pointee.op_size >= 4
+            && (locked || insn.pointee.prefixes & UInt8(APUS_PREFIX_LOCK) == 0)
+    }
+
+    private static func group7(_ modrm: UInt8, _ isSupervisor: Bool) -> NativePlan? {
+        switch modrm {
+        case 0xCA where isSupervisor, 0xCB where isSupervisor: return .plain(.userAccess)
+        case 0xF8 where isSupervisor: return .plain(.swapBases)
+        case 0xF9: return .plain(.timeStamp)
+        default: return nil
+        }
+    }
+}
+
+extension Translation {
+    private var address: UInt8 { HostRegister.address }
+    private var scratch: UInt8 { HostRegister.scratch }
+
+    /// The forms of `NativePlan.system`. Those that change the host's flags leave none of the guest's in them.
+    mutating func emitSystem(_ insn: Insn, _ plan: NativePlan) {
+        switch plan.form {
+        case .clearInterrupts:
+            clobberFlags(plan)
+            emitter.insn(0x81, 4, 4, .state(StateOffset.systemFlags))
+            emitter.long(Int32(truncatingIfNeeded: ~RFLAGS.interrupt))
+        case .setInterrupts:
+            clobberFlags(plan)
+            emitter.insn(0x81, 4, 1, .state(StateOffset.systemFlags))
+            emitter.long(Int32(truncatingIfNeeded: RFLAGS.interrupt))
+        case .swapBases:
+            emitter.load(address, .state(StateOffset.segmentBase(UInt8(segmentGS))))
+            emitter.load(scratch, .state(StateOffset.kernelBase))
+            emitter.store(address, .state(StateOffset.kernelBase))
+            emitter.store(scratch, .state(StateOffset.segmentBase(UInt8(segmentGS))))
+        case .userAccess: emitUserAccess(plan, sets: insn.pointee.modrm == 0xCB)
+        case .timeStamp: emitTimeStamp(insn, plan)
+        case .pushFlags: emitPushFlags(plan)
+        case .pushMemory:
+            let place = memory(insn, 8, write: false, plan)
+            emitter.load(address, place)
+            pushValue()
+        default: emitBitMemory(insn, plan)
+        }
+    }
+
+    /// Pushes r10; the host's flags are clobbered already.
+    private mutating func pushValue() {
+        emitter.store(address, .state(StateOffset.target))
+        emitter.insn(0x8D, 8, address, .memory(HostRegister.stack, -8))
+        translateAddress(8, write: true)
+        emitter.load(scratch, .state(StateOffset.target))
+        emitter.store(scratch, .memory(address, 0))
+        emitter.insn(0x8D, 8, HostRegister.stack, .memory(HostRegister.stack, -8))
+    }
+
+    private mutating func emitPushFlags(_ plan: NativePlan) {
+        saveFlags()
+        isNative = false
+        emitter.insn(0x1B6, 4, scratch, .state(StateOffset.flags + 1))
+        emitter.insn(0x81, 4, 4, .register(scratch))
+        emitter.long(0xD5)
+        emitter.insn(0x1B6, 4, address, .state(StateOffset.flags))
+        emitter.insn(0xC1, 4, 4, .register(address))
+        emitter.byte(11)
+        emitter.insn(0x09, 4, scratch, .register(address))
+        emitter.insn(0x0B, 4, address, .state(StateOffset.systemFlags))
+        emitter.insn(0x81, 4, 4, .register(address))
+        emitter.long(Int32(truncatingIfNeeded: ~(RFLAGS.virtual8086 | RFLAGS.resume)))
+        pushValue()
+    }
+
+    /// RFLAGS.AC, and with SMAP what else depends on it: the rest of the block runs in another mode.
+    private mutating func emitUserAccess(_ plan: NativePlan, sets: Bool) {
+        clobberFlags(plan)
+        let bit = Int32(truncatingIfNeeded: RFLAGS.alignmentCheck)
+        emitter.insn(0x81, 4, sets ? 1 : 4, .state(StateOffset.systemFlags))
+        emitter.long(sets ? bit : ~bit)
+        guard key & ModeKey.accessPrevention.rawValue != 0 else { return }
+        let user = ModeKey.userAccess.rawValue
+        key = sets ? key | user : key & ~user
+        emitter.insn(0xC7, 4, 0, .state(StateOffset.modeKey))
+        emitter.long(Int32(bitPattern: key))
+        let mode = UInt8(sets ? APUS_TLB_SUPERVISOR_AC : APUS_TLB_SUPERVISOR)
+        emitter.insn(0xC6, 1, 0, .state(StateOffset.tlbMode))
+        emitter.byte(mode)
+        let set = StateOffset.tlbSet(mode)
+        emitter.insn(0x8D, 8, scratch, .state(set))
+        emitter.store(scratch, .state(StateOffset.tlbRead))
+        emitter.insn(0x8D, 8, scratch, .state(set + Int32(APUS_TLB_ENTRIES) * 16))
+        emitter.store(scratch, .state(StateOffset.tlbWrite))
+        tlb = set
+    }
+
+    private mutating func emitTimeStamp(_ insn: Insn, _ plan: NativePlan) {
+        clobberFlags(plan)
+        if key & (ModeKey.user.rawValue | ModeKey.middle.rawValue) != 0 {
+            emitter.insn(0xF7, 4, 0, .state(StateOffset.cr4))
+            emitter.long(Int32(truncatingIfNeeded: CR4.timeStampDisable))
+            giveUp(if: 5)
+        }
+        emitter.bytes(0x0F, 0x31)  // rdtsc
+        emitter.bytes(0x48, 0xC1, 0xE2, 32, 0x48, 0x09, 0xD0)  // shl rdx, 32; or rax, rdx
+        emitter.insn(0x03, 8, 0, .state(StateOffset.timeStampOffset))
+        emitter.bytes(0x48, 0x89, 0xC2, 0x48, 0xC1, 0xEA, 32, 0x89, 0xC0)  // mov rdx, rax; shr rdx, 32; mov eax, eax
+        if insn.pointee.opcode == 0x101 { emitter.insn(0x8B, 4, 1, .state(StateOffset.timeStampAux)) }
+    }
+
+    /// BT, BTS, BTR and BTC with a bit number that reaches beyond the operand.
+    private mutating func emitBitMemory(_ insn: Insn, _ plan: NativePlan) {
+        let size = insn.pointee.op_size
+        clobberFlags(plan)
+        loadAddress(insn)
+        if insn.pointee.flat == 0 {
+            emitter.insn(0x03, 8, address, .state(StateOffset.segmentBase(insn.pointee.segment)))
+        }
+        let reg = insn.pointee.reg
+        let number = pinned(reg).map { HostPlace.register($0) } ?? .state(Int32(reg) * 8)
+        emitter.insn(size == 8 ? 0x8B : 0x63, 8, scratch, number)
+        emitter.insn(0xC1, 8, 7, .register(scratch))
+        emitter.byte(3)
+        emitter.insn(0x81, 8, 4, .register(scratch))
+        emitter.long(-Int32(size))
+        emitter.insn(0x01, 8, scratch, .register(address))
+        translateAddress(size, write: plan.opcode != 0x1A3)
+        emitter.insn(0x8B, 4, scratch, number)
+        emitter.insn(0x83, 4, 4, .register(scratch))
+        emitter.byte(size * 8 - 1)
+        if plan.liveOut & ~plan.writes != 0 {
+            emitter.store(scratch, .state(StateOffset.target))
+            prepareFlags(plan)
+            emitter.load(scratch, .state(StateOffset.target))
+        }
+        if plan.isLocked { emitter.byte(0xF0) }
+        emitter.insn(plan.opcode, size, scratch, .memory(address, 0))
+    }
+
+    /// MOV of AH, CH, DH or BH to memory, which no instruction does beside r10.
+    mutating func emitStoreHighByte(_ insn: Insn, _ plan: NativePlan) {
+        _ = memory(insn, 1, write: true, plan)
+        emitter.move(scratch, insn.pointee.reg_at >> 3)
+        emitter.insn(0xC1, 4, 5, .register(scratch))
+        emitter.byte(8)
+        emitter.insn(0x88, 1, scratch, .memory(address, 0))
+    }
+}
