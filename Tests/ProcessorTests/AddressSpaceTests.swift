@@ -101,7 +101,8 @@ import Testing
     }
 
     @Test func INVPCIDChecksItsDescriptor() {
-        for (kind, low, linear) in [(4, 0, 0), (0, 0x1000, 0), (0, 0, 1 << 62), (1, 1, 0)] as [(UInt64, UInt64, UInt64)] {
+        for (kind, low, linear) in [(4, 0, 0), (0, 0x1000, 0), (0, 0, 1 << 62), (1, 1, 0)] as [(UInt64, UInt64, UInt64)]
+        {
             let guest = guest(heat: 0)
             guest.put(low, 0xC000)
             guest.put(linear, 0xC008)

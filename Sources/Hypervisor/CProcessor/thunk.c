@@ -11,6 +11,24 @@
 _Static_assert(sizeof(apus_vcpu) < 512 << 10, "operands' places fit in what SIMD.swift keeps of them");
 _Static_assert(offsetof(apus_vcpu, fpu) % 16 == 0, "FXSAVE wants its image aligned");
 
+/// Maps code at a multiple of a huge page, if it is large, and asks for huge pages: few entries of the host's TLB then do.
+static void *map_code(int file, size_t bytes, int protection) {
+    const size_t huge = 2 << 20;
+    if (bytes < huge) return mmap(NULL, bytes, protection, MAP_SHARED, file, 0);
+    char *room = mmap(NULL, bytes + huge, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (room == MAP_FAILED) return MAP_FAILED;
+    size_t before = (huge - (uintptr_t)room % huge) % huge;
+    void *code = mmap(room + before, bytes, protection, MAP_SHARED | MAP_FIXED, file, 0);
+    if (code == MAP_FAILED) {
+        munmap(room, bytes + huge);
+        return code;
+    }
+    if (before > 0) munmap(room, before);
+    if (before < huge) munmap(room + before + bytes, huge - before);
+    madvise(code, bytes, MADV_HUGEPAGE);
+    return code;
+}
+
 apus_code_buffer apus_code_buffer_make(size_t bytes) {
     apus_code_buffer none = {NULL, NULL, 0};
     int file = memfd_create("apus-code", MFD_CLOEXEC);
@@ -19,8 +37,8 @@ apus_code_buffer apus_code_buffer_make(size_t bytes) {
         close(file);
         return none;
     }
-    void *writable = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
-    void *executable = mmap(NULL, bytes, PROT_READ | PROT_EXEC, MAP_SHARED, file, 0);
+    void *writable = map_code(file, bytes, PROT_READ | PROT_WRITE);
+    void *executable = map_code(file, bytes, PROT_READ | PROT_EXEC);
     close(file);
     if (writable == MAP_FAILED || executable == MAP_FAILED) {
         if (writable != MAP_FAILED) munmap(writable, bytes);

@@ -12,6 +12,10 @@ uint32_t apus_run_handlers(apus_vcpu *cpu, const apus_insn *insn, uint64_t packe
     apus_take_flags(cpu);
     for (;;) {
         status = insn->handler(cpu, insn);
+        if (status == APUS_RESUME) {
+            apus_give_flags(cpu);
+            return 0;
+        }
         if (status != APUS_NEXT) break;
         if (cpu->mode_key != key || cpu->jump_generation != jumps || cpu->tlb_generation != tlb ||
             cpu->code_generation != code ||            cpu->window_wanted || cpu->nmi_pending) {

@@ -68,7 +68,7 @@ struct BlockCache {
             (singles + index).initialize(
                 to: apus_block(
                     insns: room + 2 * index, physical: 0, second: 0, mode_key: 0, bytes: 0, count: 0, next_hash: nil,
-                    next_page: nil, main: nil, native: nil, heat: 0))
+                    next_page: nil, main: nil, native: nil, heat: 0, plain: 0, trial: 0))
         }
     }
 
@@ -143,7 +143,8 @@ struct BlockCache {
             to: apus_block(
                 insns: insns + insnCount, physical: physical, second: second, mode_key: key,
                 bytes: UInt32(truncatingIfNeeded: bytes), count: UInt32(truncatingIfNeeded: count),
-                next_hash: hashes[hash], next_page: pages[page], main: nil, native: nil, heat: heat))
+                next_hash: hashes[hash], next_page: pages[page], main: nil, native: nil, heat: heat, plain: 0,
+                trial: Translator.trial))
         insnCount += count + 1
         hashes[hash] = block
         pages[page] = block
@@ -161,7 +162,7 @@ struct BlockCache {
             to: apus_block(
                 insns: main.pointee.insns, physical: physical, second: 0, mode_key: .max,
                 bytes: UInt32(truncatingIfNeeded: bytes), count: 0, next_hash: nil, next_page: pages[page], main: main,
-                native: nil, heat: 0))
+                native: nil, heat: 0, plain: 0, trial: 0))
         pages[page] = tail
     }
 
@@ -245,10 +246,9 @@ struct BlockCache {
         block.pointee.heat = 0
         guard let native = block.pointee.native else { return }
         block.pointee.native = nil
-        let writable = native + nativeAlias
-        writable.storeBytes(of: 0xE9, as: UInt8.self)
-        let distance = nativeExit &- Int(bitPattern: native) &- 5
-        writable.storeBytes(of: Int32(truncatingIfNeeded: distance), toByteOffset: 1, as: Int32.self)
+        let distance = nativeExit &- Int(bitPattern: native)
+        Translator.divert(native + nativeAlias, by: distance)
+        Translator.divert(native + nativeAlias + Translator.pollBytes, by: distance &- Translator.pollBytes)
     }
 
     /// Makes a running block leave behind the instruction that runs.

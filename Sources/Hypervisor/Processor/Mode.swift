@@ -24,6 +24,8 @@ public enum Status {
     @inlinable @inline(__always) public static var end: UInt32 { 4 }
     /// Translated code cannot run the current block now: its handlers must.
     @inlinable @inline(__always) static var interpret: UInt32 { 5 }
+    /// That was no instruction of the guest: translated code goes on.
+    @inlinable @inline(__always) static var resume: UInt32 { 6 }
 }
 
 /// Indices into `apus_vcpu.seg`.

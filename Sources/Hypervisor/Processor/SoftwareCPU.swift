@@ -28,11 +28,16 @@ public final class SoftwareCPU: VCPUEngine {
         memory.initializeMemory(as: UInt8.self, repeating: 0, count: room + MemoryLayout<apus_vcpu>.size)
         cpu = (memory + room).bindMemory(to: apus_vcpu.self, capacity: 1)
         cpu.pointee.host_mxcsr = 0x1F80
+        // Nobody can guess it, and whoever did would only find memory of no use.
+        cpu.pointee.near_empty = apus_near(
+            tag: 1 << 63 | UInt64.random(in: 0..<1 << 50) << 12,
+            host: UInt64(UInt(bitPattern: engine.pointee.spaces.nowhere)))
         cpu.pointee.context = UnsafeMutableRawPointer(engine)
         cpu.pointee.attention = attention
         cpu.pointee.jumps = engine.pointee.blocks.jumps
         cpu.pointee.tlb_first = apus_first_entry(cpu)
         cpu.clearTLB(sets: Int(APUS_TLB_WATCHED) * 2 + 1)
+        apus_clear_near(cpu)
         cpu.resetState(powerOn: true)
         if index != 0 { cpu.pointee.halted = true }
     }

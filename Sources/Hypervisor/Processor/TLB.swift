@@ -50,6 +50,8 @@ struct AddressSpaces {
     /// Pages that the jump cache and the fetch cache know something about: 1, as a supervisor's; 2, as a user's.
     private let code: UnsafeMutablePointer<UInt8>
     private var codeCount = 0
+    /// A page that empty slots in front of the TLB lead to.
+    let nowhere: UnsafeMutableRawPointer
     /// A supervisor has run code from a page that is not global.
     var isKernelLocal = false
 
@@ -70,10 +72,13 @@ struct AddressSpaces {
         huge.initialize(repeating: false, count: Self.hugeSlots)
         code = .allocate(capacity: Self.codeSlots)
         code.initialize(repeating: 0, count: Self.codeSlots)
+        nowhere = .allocate(byteCount: 4096, alignment: 4096)
+        nowhere.initializeMemory(as: UInt8.self, repeating: 0, count: 4096)
         renewAll()
     }
 
     func deallocate() {
+        nowhere.deallocate()
         far.deallocate()
         numbers.deallocate()
         filled.deallocate()
@@ -298,6 +303,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
     }
 
     private func dropNear(global: Bool) {
+        apus_clear_near(self)
         let spaces = engine
         let listed = spaces.pointee.spaces.listed
         let filled = spaces.pointee.spaces.filled
@@ -321,6 +327,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
     func flushPage(_ linear: UInt64) {
         serialize()
         let engine = engine
+        apus_clear_near(self)
         if let shift = engine.pointee.spaces.largeShift(linear) { return flushPart(linear, shift) }
         let index = Int(truncatingIfNeeded: linear &>> 12 & UInt64(APUS_TLB_ENTRIES - 1))
         for set in 0..<Int(APUS_TLB_MODES) * 2 {
@@ -388,6 +395,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
 
     /// Drops store translations, because a page they may name holds code now.
     func flushStores() {
+        apus_clear_near(self)
         for mode in 0..<Int(APUS_TLB_MODES) {
             for index in 0..<Int(APUS_TLB_ENTRIES) {
                 let place = (mode * 2 + 1) * Int(APUS_TLB_ENTRIES) + index
@@ -401,7 +409,8 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
     func flushStores(to host: UnsafeMutableRawPointer) -> Bool {
         let page = UInt64(UInt(bitPattern: host)) & ~0xFFF
         let engine = engine
-        var found = false
+        var found = apus_near_stores(self, page)
+        apus_clear_near(self)
         for slot in 0..<engine.pointee.spaces.filledCount {
             if dropStore(Int(engine.pointee.spaces.filled[slot]), page) { found = true }
         }

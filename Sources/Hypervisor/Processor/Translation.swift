@@ -17,6 +17,20 @@ struct Translation {
         var hasUpper = false
         var hasX87 = false
         var knowsX87Block = false
+        /// Jumps from where the slot in front of the TLB was not the only reason.
+        var more: [UnsafeMutablePointer<UInt8>] = []
+    }
+    /// A place where the slot in front of the TLB holds another page.
+    private struct Miss {
+        let jump: UnsafeMutablePointer<UInt8>
+        /// Behind the comparison.
+        let back: UnsafeMutablePointer<UInt8>
+        let index: Int
+        let slot: Int32
+        let refill: UnsafeMutablePointer<UInt8>
+        let size: UInt8
+        let aligned: Bool
+        let isVector: Bool
     }
     /// A conditional branch out of the block.
     private struct Branch {
@@ -32,6 +46,8 @@ struct Translation {
     let cpu: CPU
     let block: Block
     let code: UnsafeMutablePointer<UInt8>
+    /// Where what hardly ever runs goes.
+    private(set) var cold: UnsafeMutablePointer<UInt8>
     var tlb: Int32
     /// The mode that the code runs in: STAC and CLAC change it.
     var key: UInt32
@@ -50,13 +66,19 @@ struct Translation {
     /// Jumps of places where the XMM or x87 registers cannot be loaded, and the instruction before.
     private var refusals: [(jump: UnsafeMutablePointer<UInt8>, index: Int)] = []
     private var slow = Slow(index: 0, jumps: (nil, nil, nil))
+    private var misses: [Miss] = []
+    /// TLB set in use.
+    var tlbMode: UInt8
     private var slows: [Slow] = []
     private var branches: [Branch] = []
     /// Jumps that wait for other blocks to be translated.
-    var links: [(UnsafeMutablePointer<UInt8>, BlockKey)] = []
+    var links: [(place: UnsafeMutablePointer<UInt8>, key: BlockKey, skip: Int)] = []
 
-    init(_ common: CommonCode, _ cpu: CPU, _ block: Block, at code: UnsafeMutablePointer<UInt8>) {
-        (self.common, self.cpu, self.block, self.code) = (common, cpu, block, code)
+    init(
+        _ common: CommonCode, _ cpu: CPU, _ block: Block, at code: UnsafeMutablePointer<UInt8>,
+        cold: UnsafeMutablePointer<UInt8>
+    ) {
+        (self.common, self.cpu, self.block, self.code, self.cold) = (common, cpu, block, code, cold)
         emitter = Emitter(at: code)
         key = block.pointee.mode_key
         let mode =
@@ -64,6 +86,7 @@ struct Translation {
             ? APUS_TLB_WATCHED
             : key & ModeKey.user.rawValue != 0
                 ? APUS_TLB_USER : key & ModeKey.userAccess.rawValue != 0 ? APUS_TLB_SUPERVISOR_AC : APUS_TLB_SUPERVISOR
+        tlbMode = UInt8(mode)
         tlb = StateOffset.tlbSet(UInt8(mode))
     }
 
@@ -90,6 +113,8 @@ struct Translation {
         emitter.insn(0x83, 4, 7, .memory(HostRegister.scratch, 0))
         emitter.byte(0)
         emitter.jump(if: 5, to: common.exit)
+        assert(emitter.at == code + Translator.pollBytes)
+        let trial = block.pointee.trial != 0 ? emitTrial() : nil
         let entry = needsVector(0) ? enterVector() : nil
         let x87Entry = needsX87(0) ? enterX87() : nil
         var index = 0
@@ -117,7 +142,15 @@ struct Translation {
             (isNative, isSaved, key) = (true, branch.isSaved, branch.key)
             leave(branch.offset, branch.count)
         }
+        let end = emitter.at
+        emitter.at = cold
+        emitMisses()
         emitSlow()
+        if let trial {
+            emitter.aim(trial.jump, emitter.at)
+            callPlainly(BlockCache.longestBlock)
+            emitter.jump(to: trial.back)
+        }
         if let entry { emitVectorEntry(entry) }
         if let x87Entry { emitX87Entry(x87Entry) }
         for refusal in refusals {
@@ -127,6 +160,7 @@ struct Translation {
             emitter.long(Int32(insn(refusal.index).pointee.next))
             emitter.jump(to: common.exit)
         }
+        (cold, emitter.at) = (emitter.at, end)
         return true
     }
 
@@ -147,7 +181,7 @@ struct Translation {
             emitInstruction(insn(index), plans[index], index)
         }
         if plans[index].changesFlags { (isNative, isSaved) = (true, false) }
-        guard slow.jumps.0 != nil else { return slow.number }
+        guard slow.jumps.0 != nil || misses.last?.index == index else { return slow.number }
         slow.resume = emitter.at
         slow.restores = isNative && plans[index].liveOut != 0
         (slow.isVector, slow.hasUpper) = (isVector, hasUpper)
@@ -204,6 +238,7 @@ struct Translation {
             if let jump = slow.jumps.0 { emitter.aim(jump, emitter.at) }
             if let jump = slow.jumps.1 { emitter.aim(jump, emitter.at) }
             if let jump = slow.jumps.2 { emitter.aim(jump, emitter.at) }
+            for jump in slow.more { emitter.aim(jump, emitter.at) }
             callHandlers(slow.index, slow.number)
             if slow.isVector { loadVector(slow.index + slow.number - 1, upper: slow.hasUpper) }
             if slow.hasX87 {
@@ -228,7 +263,8 @@ struct Translation {
     }
 
     mutating func branch(if condition: UInt8, to offset: Int, count: Int) {
-        branches.append(Branch(jump: emitter.jump(if: condition), offset: offset, count: count, isSaved: isSaved, key: key))
+        branches.append(
+            Branch(jump: emitter.jump(if: condition), offset: offset, count: count, isSaved: isSaved, key: key))
     }
 
     // MARK: XMM registers
@@ -385,25 +421,105 @@ struct Translation {
         }
     }
 
-    /// Turns the linear address in r10 into a host address, or gives up.
-    mutating func translateAddress(_ size: UInt8, write: Bool, aligned: Bool = false) {
+    /// Compares what r10 holds with the size of a page less the operand's; the condition that it does not fit.
+    private mutating func compareOffset(_ size: UInt8, aligned: Bool) -> UInt8 {
+        if aligned {
+            emitter.bytes(0x49, 0xF7, 0xC2)  // test r10, all but a page's multiples of the size
+            emitter.long(Int32(size) - 1 - 4096)
+            return 5
+        }
+        emitter.bytes(0x49, 0x81, 0xFA)  // cmp r10, 4096 - size
+        emitter.long(4096 - Int32(size))
+        return 7
+    }
+
+    /// Turns the linear address in r10 into a host address by the slot in front of the TLB.
+    private mutating func translateNear(_ size: UInt8, write: Bool, aligned: Bool, _ slot: Int) {
+        let place = StateOffset.near(tlbMode, write: write, slot: slot)
+        emitter.insn(0x33, 8, HostRegister.address, .state(place))
+        let condition = compareOffset(size, aligned: aligned)
+        let jump = emitter.jump(if: condition)
+        misses.append(
+            Miss(
+                jump: jump, back: emitter.at, index: slow.index, slot: place,
+                refill: common.refills[Int(tlbMode) * 2 + (write ? 1 : 0)], size: size, aligned: aligned,
+                isVector: isVector))
+        emitter.insn(0x03, 8, HostRegister.address, .state(place + 8))
+    }
+
+    /// Counts the executions of a block on trial; where it goes at the end, and comes back.
+    private mutating func emitTrial() -> (jump: UnsafeMutablePointer<UInt8>, back: UnsafeMutablePointer<UInt8>) {
+        let place = UnsafeMutableRawPointer(block) + Self.trialOffset
+        emitter.loadConstant(HostRegister.scratch, UInt64(UInt(bitPattern: place)))
+        emitter.insn(0x83, 4, 5, .memory(HostRegister.scratch, 0))
+        emitter.byte(1)
+        let jump = emitter.jump(if: 4)
+        return (jump, emitter.at)
+    }
+    private static let trialOffset = MemoryLayout<apus_block>.offset(of: \.trial) ?? 0
+
+    /// The number of a place with a count of misses.
+    private static func site(_ physical: UInt64) -> UInt32 {
+        UInt32(truncatingIfNeeded: physical ^ physical &>> 12) & UInt32(APUS_NEAR_SITES - 1)
+    }
+
+    private mutating func callPlainly(_ number: Int) {
+        emitter.loadConstant(HostRegister.scratch, UInt64(UInt(bitPattern: common.plainly + number)))
+        emitter.loadConstant(HostRegister.address, UInt64(UInt(bitPattern: block)) | 1 << 48)
+        emitter.call(common.handlers)
+    }
+
+    private mutating func emitMisses() {
+        let allowed = block.pointee.trial != 0 ? Translator.trialMisses : Translator.usualMisses
+        for miss in misses {
+            emitter.aim(miss.jump, emitter.at)
+            emitter.insn(0xC7, 4, 0, .register(HostRegister.scratch))
+            emitter.long(miss.slot)
+            emitter.call(miss.refill)
+            let condition = compareOffset(miss.size, aligned: miss.aligned)
+            if let slow = slows.firstIndex(where: { $0.index == miss.index }) {
+                slows[slow].more.append(emitter.jump(if: condition))
+            }
+            let site = Self.site(block.pointee.physical &+ UInt64(insn(miss.index).pointee.start))
+            apus_allow_misses(cpu, site, allowed)
+            emitter.insn(0x83, 2, 5, .state(StateOffset.nearMisses + Int32(bitPattern: site) * 2))
+            emitter.byte(1)
+            emitter.jump(if: 5, to: miss.back)
+            callPlainly(miss.index)
+            if let slow = slows.firstIndex(where: { $0.index == miss.index }) {
+                slows[slow].more.append(emitter.jump())
+            }
+        }
+    }
+
+    /// Turns the linear address in r10 into a host address, or gives up. `slot`: which slot in front of the TLB.
+    mutating func translateAddress(_ size: UInt8, write: Bool, aligned: Bool = false, slot: Int = 4) {
         let isWatched = block.pointee.mode_key & ModeKey.alignmentCheck.rawValue != 0
+        if !isWatched, block.pointee.plain &>> UInt64(slow.index) & 1 == 0 {
+            return translateNear(size, write: write, aligned: aligned, slot)
+        }
         let offset = tlb + (write && !isWatched ? Int32(APUS_TLB_ENTRIES) * 16 : 0)
         emitter.bytes(0x4D, 0x89, 0xD3, 0x49, 0xC1, 0xEB, 0x08, 0x41, 0x81, 0xE3)  // mov r11, r10; shr; and
         emitter.long((Int32(APUS_TLB_ENTRIES) - 1) * 16)
         emitter.bytes(0x4E, 0x33, 0x94, 0x1C)  // xor r10, [rsp + r11 + tag]
         emitter.long(offset)
-        if aligned {
-            emitter.bytes(0x49, 0xF7, 0xC2)  // test r10, all but a page's multiples of the size
-            emitter.long(Int32(size) - 1 - 4096)
-            giveUp(if: 5)
-        } else {
-            emitter.bytes(0x49, 0x81, 0xFA)  // cmp r10, 4096 - size
-            emitter.long(4096 - Int32(size))
-            giveUp(if: 7)
-        }
+        giveUp(if: compareOffset(size, aligned: aligned))
         emitter.bytes(0x4E, 0x03, 0x94, 0x1C)  // add r10, [rsp + r11 + host]
         emitter.long(offset + 8)
+    }
+
+    /// Operands by the same register are likely to lie in the same page.
+    func nearSlot(_ insn: Insn) -> Int {
+        if insn.pointee.flat == 0 { return 24 + Int(insn.pointee.segment & 1) }
+        switch insn.pointee.base {
+        case UInt8(APUS_RIP):
+            return 16 + Int(
+                truncatingIfNeeded: (block.pointee.physical &>> 12)
+                    &+ UInt64(bitPattern: Int64(insn.pointee.disp &>> 12))) & 7
+        case UInt8(APUS_NO_REG): return 26 + Int(insn.pointee.index & 1)
+        case let base where insn.pointee.index != UInt8(APUS_NO_REG): return 28 + Int(base & 3)
+        case let base: return Int(base & 15)
+        }
     }
 
     /// The memory operand as a place; flags are the host's own afterwards.
@@ -415,7 +531,7 @@ struct Translation {
         if insn.pointee.flat == 0 {
             emitter.insn(0x03, 8, HostRegister.address, .state(StateOffset.segmentBase(insn.pointee.segment)))
         }
-        translateAddress(size, write: write, aligned: aligned)
+        translateAddress(size, write: write, aligned: aligned, slot: nearSlot(insn))
         return .memory(HostRegister.address, 0)
     }
 
@@ -458,17 +574,19 @@ struct Translation {
             emitter.long(Int32(truncatingIfNeeded: offset))
         }
         let target = block.pointee.physical &+ UInt64(bitPattern: Int64(offset))
+        // Every loop has a jump back, or to another page: that much is enough to look at the attention word.
+        let skip = offset > 0 ? Translator.pollBytes : 0
         guard target &>> 12 == block.pointee.physical &>> 12 else {
             emitter.load(HostRegister.address, .state(StateOffset.rip))
             return Translator.emitDispatch(&emitter, exit: common.exit)
         }
         if offset == 0, key == block.pointee.mode_key, block.pointee.second == 0 { return emitter.jump(to: code) }
         if let native = cpu.engine.pointee.blocks.find(target, key)?.pointee.native {
-            return emitter.jump(to: (native - common.executable).assumingMemoryBound(to: UInt8.self))
+            return emitter.jump(to: (native - common.executable).assumingMemoryBound(to: UInt8.self) + skip)
         }
         let place = emitter.jump()
         emitter.aim(place, common.dispatch)
-        links.append((place, BlockKey(physical: target, mode: key)))
+        links.append((place, BlockKey(physical: target, mode: key), skip))
     }
 
     /// Goes on at `rip`, which r10 holds; flags are saved.

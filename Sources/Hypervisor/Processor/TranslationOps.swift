@@ -108,7 +108,8 @@ extension Translation {
         if pinned(rm) == nil, plan.opcode < 0x100, size == 8 || size >= 4 && !writes {
             return emitter.insn(plan.opcode, size, source, .state(Int32(rm) * 8))
         }
-        let target = plan.opcode == 0x89 && size == 4 ? pinned(rm) ?? HostRegister.address : guest(rm, HostRegister.address)
+        let target =
+            plan.opcode == 0x89 && size == 4 ? pinned(rm) ?? HostRegister.address : guest(rm, HostRegister.address)
         emitter.insn(plan.opcode, size, source, .register(target))
         if writes { giveBack(rm, target) }
     }
@@ -135,7 +136,8 @@ extension Translation {
             place = pinned(rm).map { .register($0) } ?? .state(Int32(rm) * 8)
         }
         let target =
-            overwrites(plan, size) ? pinned(insn.pointee.reg) ?? HostRegister.scratch
+            overwrites(plan, size)
+            ? pinned(insn.pointee.reg) ?? HostRegister.scratch
             : guest(insn.pointee.reg, HostRegister.scratch)
         if plan.opcode == 0x69 {
             emitter.insn(0x69, size, target, place)

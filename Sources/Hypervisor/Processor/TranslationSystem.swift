@@ -118,6 +118,7 @@ extension Translation {
         emitter.insn(0x8D, 8, scratch, .state(set + Int32(APUS_TLB_ENTRIES) * 16))
         emitter.store(scratch, .state(StateOffset.tlbWrite))
         tlb = set
+        tlbMode = mode
     }
 
     private mutating func emitTimeStamp(_ insn: Insn, _ plan: NativePlan) {
@@ -150,7 +151,7 @@ extension Translation {
         emitter.insn(0x81, 8, 4, .register(scratch))
         emitter.long(-Int32(size))
         emitter.insn(0x01, 8, scratch, .register(address))
-        translateAddress(size, write: plan.opcode != 0x1A3)
+        translateAddress(size, write: plan.opcode != 0x1A3, slot: nearSlot(insn))
         emitter.insn(0x8B, 4, scratch, number)
         emitter.insn(0x83, 4, 4, .register(scratch))
         emitter.byte(size * 8 - 1)

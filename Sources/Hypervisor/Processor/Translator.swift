@@ -33,6 +33,11 @@ enum StateOffset {
     static func xmm(_ number: UInt8) -> Int32 { fpu + Int32(FXSAVEOffset.xmm) + Int32(number) * 16 }
     static func upper(_ number: UInt8) -> Int32 { fpu + Int32(FXSAVEOffset.upper) + Int32(number) * 16 }
     static let tlb = place(\.tlb)
+    static let nearSaved = place(\.near_saved)
+    static let nearMisses = place(\.near_misses)
+    static func near(_ mode: UInt8, write: Bool, slot: Int) -> Int32 {
+        place(\.near) + ((Int32(mode) * 2 + (write ? 1 : 0)) * Int32(APUS_NEAR_SLOTS) + Int32(slot)) * 16
+    }
     static let systemFlags = place(\.system_flags)
     static let kernelBase = place(\.kernel_gs_base)
     static let tlbMode = place(\.tlb_mode)
@@ -70,19 +75,33 @@ struct CommonCode {
     let interpret: UnsafeMutablePointer<UInt8>
     /// Looks `rip` up in the jump cache.
     let dispatch: UnsafeMutablePointer<UInt8>
+    /// Fill a slot in front of the TLB, by mode and, for stores, the next: r11 is the slot's place, r10 what did not match.
+    let refills: [6 of UnsafeMutablePointer<UInt8>]
+    /// Handlers for when the misses of place N of a block, or at the end its trial, are over.
+    let plainly: UnsafeMutablePointer<apus_insn>
 }
 
 struct Translator {
-    static let usualBytes = 32 << 20
-    /// What the longest block may need.
-    private static let reserve = 64 << 10
+    static let usualBytes = 64 << 20
+    /// A translation is on trial for so many executions. A place that misses the slot in front of the TLB so often
+    /// meanwhile does without from then on; after the trial, a place may have that many before there is another trial.
+    static let trial: UInt32 = 2000
+    static let trialMisses: UInt16 = 160
+    static let usualMisses: UInt16 = 60000
+    /// Length of the look at the attention word that every block begins with; jumps forward enter behind it.
+    static let pollBytes = 18
+    /// What the longest block may need of each part of the code cache.
+    private static let reserve = (warm: 16 << 10, cold: 32 << 10)
 
     private let buffer: apus_code_buffer
     private let start: UnsafeMutablePointer<UInt8>
     private var next: UnsafeMutablePointer<UInt8>
     private let firstFree: UnsafeMutablePointer<UInt8>
+    /// What blocks hardly ever run lies apart, so that the rest is dense: from here on.
+    private let firstCold: UnsafeMutablePointer<UInt8>
+    private var cold: UnsafeMutablePointer<UInt8>
     private let common: CommonCode
-    private var pending: [BlockKey: [UnsafeMutablePointer<UInt8>]] = [:]
+    private var pending: [BlockKey: [(place: UnsafeMutablePointer<UInt8>, skip: Int)]] = [:]
     private let threshold: UInt32
 
     private let bytes: Int
@@ -119,18 +138,28 @@ struct Translator {
         Self.emitLoadX87(&emitter)
         let interpret = emitter.at
         Self.emitInterpret(&emitter)
+        var refills: [6 of UnsafeMutablePointer<UInt8>] = .init(repeating: writable)
+        for index in 0..<6 {
+            refills[index] = emitter.at
+            Self.emitRefill(&emitter, UInt8(index / 2), write: index & 1 != 0)
+        }
         common = CommonCode(
             executable: executable, exit: exit, handlers: handlers, loadVector: loadVector, loadUpper: loadUpper,
-            loadX87: loadX87, interpret: interpret, dispatch: dispatch)
+            loadX87: loadX87, interpret: interpret, dispatch: dispatch, refills: refills, plainly: Self.makePlainly())
         next = emitter.at
         firstFree = next
+        firstCold = writable + bytes / 8 * 3
+        cold = firstCold
         blocks.heat = self.threshold
         blocks.nativeAlias = 0 &- executable
         blocks.nativeExit = Int(bitPattern: exit) &+ executable
         blocks.nativeEntry = UnsafeMutableRawPointer(entry) + executable
     }
 
-    func deallocate() { apus_code_buffer_free(buffer) }
+    func deallocate() {
+        common.plainly.deallocate()
+        apus_code_buffer_free(buffer)
+    }
 
     // MARK: Common code
 
@@ -248,6 +277,46 @@ struct Translator {
         popSaved(&emitter)
     }
 
+    /// Called with r10 = address ^ tag of the slot at RSP + r11: takes the TLB's entry into the slot, if it is the right
+    /// one; then r10 is the offset within its page.
+    private static func emitRefill(_ emitter: inout Emitter, _ mode: UInt8, write: Bool) {
+        emitter.stackDepth = 8
+        defer { emitter.stackDepth = 0 }
+        let entries = StateOffset.tlbSet(mode) + (write ? Int32(APUS_TLB_ENTRIES) * 16 : 0)
+        emitter.bytes(0x4E, 0x33, 0x54, 0x1C, 8)  // xor r10, [rsp + r11 + 8]
+        emitter.store(0, .state(StateOffset.nearSaved))
+        emitter.store(1, .state(StateOffset.nearSaved + 8))
+        emitter.bytes(0x4C, 0x89, 0xD0, 0x48, 0xC1, 0xE8, 8, 0x25)  // mov rax, r10; shr rax, 8; and eax, ...
+        emitter.long((Int32(APUS_TLB_ENTRIES) - 1) * 16)
+        emitter.bytes(0x48, 0x8B, 0x8C, 0x04)  // mov rcx, [rsp + rax + tag]
+        emitter.long(entries + 8)
+        emitter.bytes(0x49, 0x31, 0xCA, 0x49, 0x81, 0xFA)  // xor r10, rcx; cmp r10, 4095
+        emitter.long(4095)
+        let miss = emitter.jump(if: 7)
+        emitter.bytes(0x4A, 0x89, 0x4C, 0x1C, 8)  // mov [rsp + r11 + 8], rcx
+        emitter.bytes(0x48, 0x8B, 0x8C, 0x04)  // mov rcx, [rsp + rax + host]
+        emitter.long(entries + 16)
+        emitter.bytes(0x4A, 0x89, 0x4C, 0x1C, 16)  // mov [rsp + r11 + 16], rcx
+        emitter.aim(miss, emitter.at)
+        emitter.load(0, .state(StateOffset.nearSaved))
+        emitter.load(1, .state(StateOffset.nearSaved + 8))
+        emitter.byte(0xC3)
+    }
+
+    private static func makePlainly() -> UnsafeMutablePointer<apus_insn> {
+        let insns = UnsafeMutablePointer<apus_insn>.allocate(capacity: BlockCache.longestBlock + 1)
+        for index in 0...BlockCache.longestBlock {
+            var insn = apus_insn.empty
+            insn.handler = { cpu, insn in
+                cpu.doPlainly(insn)
+                return Status.resume
+            }
+            insn.opcode = UInt16(index)
+            (insns + index).initialize(to: insn)
+        }
+        return insns
+    }
+
     /// Goes on at `rip`, which r10 holds, by the jump cache, or leaves.
     static func emitDispatch(_ emitter: inout Emitter, exit: UnsafeMutablePointer<UInt8>) {
         let (address, scratch) = (HostRegister.address, HostRegister.scratch)
@@ -268,23 +337,43 @@ struct Translator {
 
     // MARK: Blocks
 
+    private var isFull: Bool {
+        next > firstCold - Self.reserve.warm || cold - start > bytes - Self.reserve.cold
+    }
+
+    /// Puts a jump over code.
+    static func divert(_ writable: UnsafeMutableRawPointer, by distance: Int) {
+        writable.storeBytes(of: 0xE9, as: UInt8.self)
+        writable.storeBytes(of: Int32(truncatingIfNeeded: distance - 5), toByteOffset: 1, as: Int32.self)
+    }
+
+    /// Translates a block anew while its old translation may be running; who enters that gets to the new one.
+    mutating func replace(_ cpu: CPU, _ block: Block) {
+        guard let old = block.pointee.native, !isFull else { return }
+        translate(cpu, block)
+        guard let new = block.pointee.native, new != old else { return }
+        Self.divert(old - common.executable, by: new - old)
+        Self.divert(old - common.executable + Self.pollBytes, by: new - old)
+    }
+
     /// Gives a block native code if it can have any.
     mutating func translate(_ cpu: CPU, _ block: Block) {
         guard block.pointee.mode_key & 3 == 3, block.pointee.bytes > 0 else { return }
-        if next - start > bytes - Self.reserve {
+        if isFull {
             removeAll(cpu.engine)
             cpu.dropJumps()
         }
-        var translation = Translation(common, cpu, block, at: next)
+        var translation = Translation(common, cpu, block, at: next, cold: cold)
         guard translation.run() else { return }
         let code = next
         next = translation.emitter.at
-        for (place, key) in translation.links { pending[key, default: []].append(place) }
+        cold = translation.cold
+        for link in translation.links { pending[link.key, default: []].append((link.place, link.skip)) }
         block.pointee.native = UnsafeMutableRawPointer(code) + common.executable
         // Who jumps to such a block must look at the second page, too.
         guard block.pointee.second == 0 else { return }
         let key = BlockKey(physical: block.pointee.physical, mode: block.pointee.mode_key)
-        for place in pending.removeValue(forKey: key) ?? [] { translation.emitter.aim(place, code) }
+        for link in pending.removeValue(forKey: key) ?? [] { translation.emitter.aim(link.place, code + link.skip) }
     }
 
     /// Drops all translations; none may be running.
@@ -296,7 +385,7 @@ struct Translator {
             block.pointee.heat = threshold
         }
         forgetLinks()
-        next = firstFree
+        (next, cold) = (firstFree, firstCold)
     }
 
     /// The blocks that wait to be linked are gone.
@@ -308,6 +397,16 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
     @inline(__always) func warm(_ block: Block) {
         block.pointee.heat &-= 1
         if block.pointee.heat == 0 { heated(block) }
+    }
+    /// The trial of the running block's translation is over, or a place misses the slot in front of the TLB too often.
+    @inline(never) fileprivate func doPlainly(_ insn: Insn) {
+        guard let block = self.pointee.current, block.pointee.bytes != 0 else { return }
+        if block.pointee.trial != 0, insn.pointee.opcode < BlockCache.longestBlock {
+            block.pointee.plain |= 1 &<< UInt64(insn.pointee.opcode)
+        } else if block.pointee.trial == 0, insn.pointee.opcode < BlockCache.longestBlock {
+            block.pointee.trial = Translator.trial
+        }
+        engine.pointee.translator?.replace(self, block)
     }
     @inline(never) private func heated(_ block: Block) { engine.pointee.translator?.translate(self, block) }
 }

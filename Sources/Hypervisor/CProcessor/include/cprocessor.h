@@ -24,6 +24,7 @@ enum {
     APUS_FAULT = 2, ///< `pending` describes an exception; `rip + insn->start` is its address
     APUS_EXIT = 3,  ///< `exit_reason` tells why the engine returns; `rip` has been set
     APUS_END = 4,   ///< the instruction is complete, but the block must end behind it
+    APUS_RESUME = 6, ///< this was no instruction of the guest: translated code goes on
 };
 
 /// One decoded instruction, 64 bytes. A block is an array of these.
@@ -109,6 +110,8 @@ struct apus_block {
     apus_block *_Nullable main; ///< this one only stands, in the second page, for a block that begins in another
     void *_Nullable native; ///< entry of the translation
     uint32_t heat;          ///< executions left until the block is translated; 0: it never is
+    uint64_t plain;         ///< instructions that do without `near`, a bit each
+    uint32_t trial;         ///< executions left until it is known which should
 };
 
 /// One entry of the jump cache: linear address and mode to block.
@@ -124,6 +127,10 @@ enum { APUS_JUMPS = 16384 };
 enum { APUS_TLB_SUPERVISOR = 0, APUS_TLB_USER = 1, APUS_TLB_SUPERVISOR_AC = 2, APUS_TLB_MODES = 3 };
 /// One more, for loads and stores alike, stays empty: each access is looked at (breakpoints, alignment checks).
 enum { APUS_TLB_WATCHED = APUS_TLB_MODES };
+
+/// The page that the last access by one register led to, in front of the TLB; see `near_empty`.
+typedef struct apus_near { uint64_t tag; uint64_t host; } apus_near;
+enum { APUS_NEAR_SLOTS = 32, APUS_NEAR_SITES = 4096 };
 
 /// Why the engine came back.
 enum {
@@ -222,6 +229,10 @@ struct apus_vcpu {
     bool x87_error;            ///< FERR#: an x87 exception was reported to the machine and is not cleared
     apus_jump *jumps;          ///< APUS_JUMPS entries
     apus_block *_Nullable current; ///< the block that runs
+    uint64_t near_saved[2];    ///< while a slot of `near` is filled
+    apus_near near_empty;      ///< what an empty slot holds: a page that no address is canonical in, by chance, and memory of no use
+    uint16_t near_misses[APUS_NEAR_SITES]; ///< that places in translated code may still have, see Translator.swift
+    apus_near near[APUS_TLB_MODES][2][APUS_NEAR_SLOTS]; ///< as `tlb`
     apus_tlb_entry tlb[APUS_TLB_MODES][2][APUS_TLB_ENTRIES]; ///< [mode][0 read, 1 write]
     apus_tlb_entry tlb_watched[APUS_TLB_ENTRIES]; ///< right behind `tlb`
 
@@ -237,6 +248,28 @@ _Static_assert(offsetof(apus_vcpu, seg) == APUS_SEGMENTS_OFFSET, "place of the s
 static inline apus_insn apus_empty_insn(apus_handler handler)
 {
     return (apus_insn){.handler = handler, .base = APUS_NO_REG, .index = APUS_NO_REG};
+}
+
+/// Empties the slots in front of the TLB.
+static inline void apus_clear_near(apus_vcpu *cpu)
+{
+    apus_near *slot = cpu->near[0][0];
+    for (int i = 0; i < APUS_TLB_MODES * 2 * APUS_NEAR_SLOTS; i++) slot[i] = cpu->near_empty;
+}
+
+/// Whether a slot for stores leads to the page at `host`.
+static inline bool apus_near_stores(const apus_vcpu *cpu, uint64_t host)
+{
+    for (int mode = 0; mode < APUS_TLB_MODES; mode++)
+        for (int i = 0; i < APUS_NEAR_SLOTS; i++)
+            if (cpu->near[mode][1][i].host == host) return true;
+    return false;
+}
+
+/// Gives a place in translated code so many misses.
+static inline void apus_allow_misses(apus_vcpu *cpu, uint32_t site, uint16_t number)
+{
+    cpu->near_misses[site % APUS_NEAR_SITES] = number;
 }
 
 static inline apus_tlb_entry *apus_first_entry(apus_vcpu *cpu) { return cpu->tlb[0][0]; }
