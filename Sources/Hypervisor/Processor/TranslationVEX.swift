@@ -64,6 +64,8 @@ extension Translator {
     /// Loads the upper halves; the lower ones are there.
     static func emitLoadUpper(_ emitter: inout Emitter) {
         guard apus_host_features() & UInt32(APUS_HOST_AVX) != 0 else { return emitter.byte(0xC3) }
+        emitter.stackDepth = 8
+        defer { emitter.stackDepth = 0 }
         emitter.insn(0x83, 4, 7, .state(StateOffset.upperZero))
         emitter.byte(0)
         let load = emitter.jump(if: 4)

@@ -39,6 +39,8 @@ extension Translator {
     /// XRSTOR of the x87 state alone. With some exception unmasked the zero flag is clear, and handlers must do the
     /// work: the host must never raise one.
     static func emitLoadX87(_ emitter: inout Emitter) {
+        emitter.stackDepth = 8
+        defer { emitter.stackDepth = 0 }
         let (address, scratch) = (HostRegister.address, HostRegister.scratch)
         emitter.insn(0x1B7, 4, scratch, .state(StateOffset.fpu))  // movzx r11d, word [control]
         emitter.insn(0xF7, 4, 2, .register(scratch))

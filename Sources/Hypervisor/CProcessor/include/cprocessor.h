@@ -220,7 +220,7 @@ struct apus_vcpu {
     uint64_t x87_data;         ///< and FDP
     uint64_t pdpte[4];         ///< of PAE paging, as loaded with CR3
     uint64_t host_stack;       ///< RSP of the loop while translated code runs
-    uint64_t more_padding[6];  ///< puts `fpu` and `scratch` at multiples of 64
+    uint64_t more_padding[2];  ///< puts `fpu` and `scratch` at multiples of 64
     apus_tlb_entry *tlb_read;  ///< the active set, APUS_TLB_ENTRIES each; see `selectTLB`
     apus_tlb_entry *tlb_write;
     apus_tlb_entry *tlb_first; ///< tlb[0][0]
