@@ -76,7 +76,7 @@ final class Workbench {
         process.executableURL = URL(fileURLWithPath: "/bin/sh")
         process.arguments = [
             "-c", "exec \"$0\" \"$@\" 3>/dev/null", path + "/bin/xenstored", "--socket", socket, "--domains",
-            path + "/run/xenstored/domains",
+            path + "/run/xenstored/domains", "--state", path + "/run/xenstored/state",
         ]
         process.environment = environment
         try process.run()

@@ -21,8 +21,9 @@ while (defined(my $word = shift @ARGV)) {
 my $directory = $option{directory} or die "no directory\n";
 open(my $status, '>&=', 3) or die "no status pipe\n";
 open(my $peer, '+<&=', 4) or die "no peer\n";
-# The hypervisor has a socket to each of the others; the back ends have two connections to the store.
-my $last = $isHypervisor ? 5 : $isBackend ? 6 : 4;
+# The hypervisor has a socket to each of the others; the back ends have two connections to the store
+# and one to the monitor.
+my $last = $isHypervisor ? 5 : $isBackend ? 7 : 4;
 my $other;
 open($other, '+<&=', 5) if $isHypervisor;
 $status->autoflush(1);
@@ -30,7 +31,8 @@ my $mode = '';
 if (open(my $file, '<', "$folder/mode-$name")) { $mode = <$file> // ''; chomp $mode }
 print STDERR "$name starts\n";
 for my $number (glob "/proc/$$/fd/*") {
-    print STDERR "inherited $1\n" if $number =~ m{/(\d+)$} && $1 > $last && (readlink($number) // '') =~ /pipe|socket|xl/;
+    my ($own) = $number =~ m{/(\d+)$};
+    print STDERR "inherited $own\n" if $own > $last && (readlink($number) // '') =~ /pipe|socket|xl/;
 }
 if ($mode eq 'die') { print STDERR "dying early\n"; kill 'SEGV', $$; sleep 10 }
 if ($mode eq 'fail') {
