@@ -54,6 +54,34 @@ import XenStore
         }
     }
 
+    @Test("A domain that comes back hears of what may have been lost, and of nothing else") func lastChanges() {
+        var store = Store()
+        var journal: [UInt8] = store.records
+        store.onRecord = { journal += $0 }
+        let tools = store.connect(domain: 0)
+        _ = ask(&store, .write, "/local/domain/5/device/vbd/1/state\0" + "6", tools)
+        _ = ask(&store, .write, "/local/domain/6/secret\0x", tools)
+        for number in [5, 6] { _ = ask(&store, .setPermissions, "/local/domain/\(number)\0n\(number)\0", tools) }
+        _ = ask(&store, .setPermissions, "/local/domain/5/device\0n5\0", tools)
+        _ = ask(&store, .setPermissions, "/local/domain/5/device/vbd\0n5\0", tools)
+        _ = ask(&store, .setPermissions, "/local/domain/5/device/vbd/1\0n5\0", tools)
+        _ = ask(&store, .remove, "/local/domain/5/device/vbd/1\0", tools)
+
+        func events(hasComeBack: Bool, _ path: String) -> [String] {
+            var next = Store()
+            next.replay(journal)
+            let guest = next.connect(domain: 5, hasComeBack: hasComeBack)
+            let watch = Message(.watch, request: 1, payload: Array("\(path)\0t\0".utf8))
+            return next.handle(watch, from: guest).filter { $0.message.type == Operation.watchEvent.rawValue }
+                .map { String(decoding: $0.message.payload.prefix { $0 != 0 }, as: UTF8.self) }
+        }
+        #expect(events(hasComeBack: false, "device") == ["device"])
+        let heard = events(hasComeBack: true, "device")
+        #expect(heard.first == "device" && heard.last == "device/vbd/1")
+        #expect(events(hasComeBack: true, "/local/domain/6") == ["/local/domain/6"])
+        #expect(events(hasComeBack: true, "@releaseDomain") == ["@releaseDomain"])
+    }
+
     private func message(_ operation: Operation, _ request: UInt32, _ text: String, _ transaction: UInt32 = 0)
         -> Message
     {

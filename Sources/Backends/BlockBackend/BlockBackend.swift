@@ -80,7 +80,10 @@ public final class BlockBackend {
     public var isWaiting: Bool { engine?.isWaiting ?? false }
 
     /// Writes the state again.
-    public func restate() throws(StoreFailure) { try store.write(node("state"), handshake.state.text) }
+    public func restate() throws(StoreFailure) {
+        // What was removed meanwhile must not come back.
+        if try store.read(node("state")) != nil { try store.write(node("state"), handshake.state.text) }
+    }
 
     /// Looks whether the medium has another size, and tells the front end.
     public func checkSize() throws(StoreFailure) {

@@ -53,6 +53,8 @@ final class StoreRelay {
 
     /// Goes on with another xenstored: it hears of the guest's watches, and of what was not answered.
     func reconnect(_ new: Descriptor) {
+        // What the dead one has still said.
+        while isConnected, hear() {}
         reactor.unwatch(socket.number)
         (socket, isConnected, fromStore) = (new, true, MessageReader())
         let (again, answers) = conversation.restart()
@@ -105,18 +107,23 @@ final class StoreRelay {
 
     private func onSocket(_ events: UInt32) {
         if events & Reactor.readable != 0 || events & Reactor.hangUp != 0 {
-            let bytes = NonBlocking.read(socket.number, limit: 8192)
-            if bytes.isEmpty { return lose() }
-            fromStore.append(bytes)
-            do {
-                while let message = try fromStore.next() {
-                    if conversation.hears(message) { toGuest += message.bytes }
-                }
-            } catch { return lose() }
+            guard hear() else { return lose() }
         }
         if events & Reactor.writable != 0 { flush() }
         watch()
         onWork()
+    }
+
+    /// Takes what the store has sent; false if that is nothing, or makes no sense.
+    private func hear() -> Bool {
+        let bytes = NonBlocking.read(socket.number, limit: 8192)
+        fromStore.append(bytes)
+        do {
+            while let message = try fromStore.next() {
+                if conversation.hears(message) { toGuest += message.bytes }
+            }
+        } catch { return false }
+        return !bytes.isEmpty
     }
 
     private func lose() {

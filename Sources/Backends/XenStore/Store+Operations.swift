@@ -135,6 +135,9 @@ extension Store {
         guard domain(context) == 0 || own.count < quota.watches else { throw .tooBig }
         watches.append(watch)
         context.events.append(Delivery(client: context.client, message: event(watch, watch.absolute)))
+        if clients[context.client]?.hasComeBack == true {
+            context.events += lastChanges.compactMap { tell(watch, of: $0) }
+        }
         return Self.acknowledged
     }
 

@@ -35,6 +35,7 @@ public struct Store {
     }
     struct Client {
         var domain: UInt32
+        var hasComeBack = false
         var target: UInt32?
         var transactions: [UInt32: Transaction] = [:]
         var nextTransaction: UInt32 = 1
@@ -48,6 +49,8 @@ public struct Store {
     var tree = Tree()
     var clients: [ClientID: Client] = [:]
     var watches: [Watch] = []
+    /// The last changes before this store took over from another one, of which not everybody may have heard.
+    var lastChanges: [Change] = []
     private var nextClient = 1
 
     public init() {
@@ -61,11 +64,12 @@ public struct Store {
         tree.put(path, Node(permissions: parent.permissions))
     }
 
-    /// A new connection of `domain`; 0 is the toolstack and may do everything.
-    public mutating func connect(domain: UInt32) -> ClientID {
+    /// A new connection of `domain`; 0 is the toolstack and may do everything. `hasComeBack`: it may have been
+    /// connected with the store before this one, and missed the last events.
+    public mutating func connect(domain: UInt32, hasComeBack: Bool = false) -> ClientID {
         let id = ClientID(number: nextClient)
         nextClient += 1
-        clients[id] = Client(domain: domain, nextTransaction: firstTransaction)
+        clients[id] = Client(domain: domain, hasComeBack: hasComeBack, nextTransaction: firstTransaction)
         return id
     }
 
@@ -106,13 +110,16 @@ public struct Store {
     }
 
     private func notify(_ change: Change) -> [Delivery] {
-        watches.compactMap { watch in
-            guard let depth = StorePath.depth(of: change.path, below: watch.absolute) else { return nil }
-            if change.isExact, depth != 0 { return nil }
-            if let limit = watch.depth, depth > limit { return nil }
-            guard mayLearn(of: change, watch.client) else { return nil }
-            return Delivery(client: watch.client, message: event(watch, change.path))
-        }
+        watches.compactMap { tell($0, of: change) }
+    }
+
+    /// The event for a watch, if the change concerns it.
+    func tell(_ watch: Watch, of change: Change) -> Delivery? {
+        guard let depth = StorePath.depth(of: change.path, below: watch.absolute) else { return nil }
+        if change.isExact, depth != 0 { return nil }
+        if let limit = watch.depth, depth > limit { return nil }
+        guard mayLearn(of: change, watch.client) else { return nil }
+        return Delivery(client: watch.client, message: event(watch, change.path))
     }
 
     /// A watcher hears of a node only if it may read it (XSA-115).

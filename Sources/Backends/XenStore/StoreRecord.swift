@@ -1,7 +1,7 @@
 // Changes of the tree as bytes, so that a store can be put together again from what a dead one has written.
 // Source: ours.
 // Modelled: nodes with values, permissions and children. Not modelled: clients, watches, transactions (they come anew).
-// Quirks: a file that ends within a record ends before it: whoever writes records writes each with one call.
+// Quirks: what changed last is told again to domains that come back. A file that ends within a record ends before it: whoever writes records writes each with one call.
 
 extension Store {
     /// Called with the bytes of every change of the tree. `replay` takes them in the same order.
@@ -21,6 +21,10 @@ extension Store {
         var reader = StoreRecord.Reader(bytes)
         var sound = 0
         while let (path, node) = reader.next() {
+            // A store that is killed between an answer and its events leaves watchers who never hear of a change.
+            // Nobody minds to hear of one twice.
+            if lastChanges.count == StoreRecord.changesToldAgain { lastChanges.removeFirst() }
+            lastChanges.append(Change(path: path, permissions: (node ?? tree.node(path))?.permissions ?? []))
             tree.put(path, node)
             sound = reader.position
         }
@@ -29,6 +33,9 @@ extension Store {
 }
 
 enum StoreRecord {
+    /// More than one transaction of the toolstack makes.
+    static let changesToldAgain = 64
+
     static func bytes(_ path: String, _ node: Node?) -> [UInt8] {
         var body: [UInt8] = text(Array(path.utf8))
         body.append(node == nil ? 0 : 1)

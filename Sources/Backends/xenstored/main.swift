@@ -50,7 +50,7 @@ final class Service {
     /// `socket` carries the ring of `domain`.
     func introduce(_ domain: UInt32, _ socket: Descriptor) {
         let client = server.adopt(socket)
-        let identity = store.connect(domain: domain)
+        let identity = store.connect(domain: domain, hasComeBack: true)
         readers[client] = MessageReader()
         identities[client] = identity
         sockets[identity] = client

@@ -87,9 +87,20 @@ final class DomainService {
 
     /// xenstored is gone: starts another one, unless somebody else has, and connects this domain with it.
     func restore(_ run: RunDirectory, programs: String) throws {
-        let keeper = try run.locked { try run.openStore(programs: programs) }
-        defer { withExtendedLifetime(keeper) {} }
-        (store, door, ring, backend) = try Self.connect(run, domid)
+        // A process that is being killed loses its descriptors one by one: its socket may still take connections.
+        var attempts = 20
+        while true {
+            do {
+                let keeper = try run.locked { try run.openStore(programs: programs) }
+                defer { withExtendedLifetime(keeper) {} }
+                (store, door, ring, backend) = try Self.connect(run, domid)
+                break
+            } catch {
+                attempts -= 1
+                guard attempts > 0 else { throw error }
+                usleep(100_000)
+            }
+        }
         try monitor.send(Array("{}".utf8), descriptors: [ring.number, backend.number])
     }
 
