@@ -21,8 +21,29 @@ enum HostPlace {
     case register(UInt8)
     /// Memory at a base register and a displacement.
     case memory(UInt8, Int32)
+    /// Memory at two registers and a displacement.
+    case indexed(UInt8, UInt8, Int32)
     /// A field of the vCPU.
     case state(Int32)
+
+    /// Memory some bytes further on.
+    func behind(_ bytes: Int32) -> HostPlace {
+        switch self {
+        case .register: return self
+        case .memory(let base, let displacement): return .memory(base, displacement + bytes)
+        case .indexed(let base, let index, let displacement): return .indexed(base, index, displacement + bytes)
+        case .state(let offset): return .state(offset + bytes)
+        }
+    }
+
+    /// REX.B and REX.X for it.
+    var extensions: UInt8 {
+        switch self {
+        case .register(let register), .memory(let register, _): return register >= 8 ? 1 : 0
+        case .indexed(let base, let index, _): return (base >= 8 ? 1 : 0) | (index >= 8 ? 2 : 0)
+        case .state: return 0
+        }
+    }
 }
 
 struct Emitter {
@@ -55,10 +76,7 @@ struct Emitter {
         if prefix != 0 { byte(prefix) }
         var rex: UInt8 = size == 8 ? 0x48 : size == 1 || byteSource ? 0x40 : 0
         if reg >= 8 { rex |= 0x44 }
-        switch place {
-        case .register(let r), .memory(let r, _): if r >= 8 { rex |= 0x41 }
-        case .state: break
-        }
+        if place.extensions != 0 { rex |= 0x40 | place.extensions }
         if rex != 0, !hasHighBytes { byte(rex) }
         if opcode > 0xFF { byte(0x0F) }
         byte(UInt8(truncatingIfNeeded: opcode))
@@ -70,10 +88,7 @@ struct Emitter {
         if prefix != 0 { byte(prefix) }
         var rex: UInt8 = wide ? 0x48 : 0
         if reg >= 8 { rex |= 0x44 }
-        switch place {
-        case .register(let r), .memory(let r, _): if r >= 8 { rex |= 0x41 }
-        case .state: break
-        }
+        if place.extensions != 0 { rex |= 0x40 | place.extensions }
         if rex != 0 { byte(rex) }
         byte(0x0F)
         if opcode >> 8 == UInt16(APUS_MAP_0F38) { byte(0x38) }
@@ -86,12 +101,7 @@ struct Emitter {
     mutating func vex(
         _ opcode: UInt16, pp: UInt8, w: Bool, long: Bool, _ reg: UInt8, _ third: UInt8, _ place: HostPlace
     ) {
-        if case .state = place { byte(0x65) }
-        var high: UInt8 = reg >= 8 ? 0x60 : 0xE0
-        switch place {
-        case .register(let r), .memory(let r, _): if r >= 8 { high &= ~0x20 }
-        case .state: break
-        }
+        let high: UInt8 = (reg >= 8 ? 0x60 : 0xE0) & ~(place.extensions << 5)
         bytes(0xC4, high | UInt8(opcode >> 8))
         byte((w ? 0x80 : 0) | (~third & 15) << 3 | (long ? 4 : 0) | pp)
         byte(UInt8(truncatingIfNeeded: opcode))
@@ -111,6 +121,11 @@ struct Emitter {
             if low == 4 { byte(0x24) }
             if mod == 0x40 { byte(UInt8(truncatingIfNeeded: displacement)) }
             if mod == 0x80 { long(displacement) }
+        case .indexed(let base, let index, let displacement):
+            let isShort = displacement == Int32(Int8(truncatingIfNeeded: displacement))
+            byte((isShort ? 0x44 : 0x84) | middle)
+            byte((index & 7) << 3 | base & 7)
+            if isShort { byte(UInt8(truncatingIfNeeded: displacement)) } else { long(displacement) }
         case .state(let offset):
             let displacement = offset + stackDepth
             let isShort = displacement == Int32(Int8(truncatingIfNeeded: displacement))

@@ -24,7 +24,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
         if group <= 3, key.contains(.emulation) { return group <= 1 ? Self.notAvailable : nil }
         if group == 2 || group == 3, !key.contains(.osFXSR) { return nil }
         if key.contains(.taskSwitched) { return Self.notAvailable }
-        insn.pointee.vector = insn.pointee.vex == 0 && (group == 2 || group == 3) ? UInt8(APUS_NATIVE_CONTROL) : 0
+        insn.pointee.vector = group == 2 || group == 3 ? UInt8(APUS_NATIVE_CONTROL) : 0
         switch group {
         case 0: return { cpu, insn in Self.status { () throws(Fault) in try cpu.fxsave(insn) } }
         case 1: return { cpu, insn in Self.status { () throws(Fault) in try cpu.fxrstor(insn) } }

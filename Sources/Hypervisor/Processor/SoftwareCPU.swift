@@ -31,7 +31,7 @@ public final class SoftwareCPU: VCPUEngine {
         // Nobody can guess it, and whoever did would only find memory of no use.
         cpu.pointee.near_empty = apus_near(
             tag: 1 << 63 | UInt64.random(in: 0..<1 << 50) << 12,
-            host: UInt64(UInt(bitPattern: engine.pointee.spaces.nowhere)))
+            host: UInt64(UInt(bitPattern: engine.pointee.spaces.nowhere)), distance: 0)
         cpu.pointee.context = UnsafeMutableRawPointer(engine)
         cpu.pointee.attention = attention
         cpu.pointee.jumps = engine.pointee.blocks.jumps

@@ -63,7 +63,7 @@ extension Translation {
     }
 
     /// Bytes of the R/M operand.
-    private func sourceSize(_ insn: Insn) -> UInt8 {
+    func sourceSize(_ insn: Insn) -> UInt8 {
         switch insn.pointee.opcode {
         case 0x1B6, 0x1BE: return 1
         case 0x1B7, 0x1BF: return 2
@@ -72,7 +72,7 @@ extension Translation {
         }
     }
 
-    private func writesPlace(_ plan: NativePlan) -> Bool {
+    func writesPlace(_ plan: NativePlan) -> Bool {
         switch plan.opcode {
         case 0x38...0x3B, 0x84, 0x85, 0x1A3: return false
         case 0x80, 0x81: return plan.extensionCode != 7
@@ -268,59 +268,56 @@ extension Translation {
 
     private var stack: UInt8 { HostRegister.stack }
 
-    /// A host address for eight bytes below the stack pointer, in r10.
-    private mutating func reserveStack(_ plan: NativePlan) {
+    /// A place of `bytes` bytes, `low` from the stack pointer.
+    private mutating func stackPlace(_ low: Int32, _ bytes: UInt8, write: Bool, _ plan: NativePlan) -> HostPlace {
+        if let place = shared(4, low, plan) { return place }
         clobberFlags(plan)
-        emitter.insn(0x8D, 8, HostRegister.address, .memory(stack, -8))
-        translateAddress(8, write: true)
+        emitter.insn(0x8D, 8, HostRegister.address, .memory(stack, low))
+        translateAddress(bytes, write: write)
+        return .memory(HostRegister.address, 0)
     }
     private mutating func moveStack(_ bytes: Int32) { emitter.insn(0x8D, 8, stack, .memory(stack, bytes)) }
 
     private mutating func emitPush(_ insn: Insn, _ plan: NativePlan) {
-        reserveStack(plan)
+        let place = stackPlace(-8, 8, write: true, plan)
         if plan.form == .pushImmediate {
-            emitter.insn(0xC7, 8, 0, .memory(HostRegister.address, 0))
+            emitter.insn(0xC7, 8, 0, place)
             emitter.long(Int32(truncatingIfNeeded: insn.pointee.imm))
         } else {
             let source = guest(insn.pointee.rm, HostRegister.scratch)
-            emitter.store(source, .memory(HostRegister.address, 0))
+            emitter.store(source, place)
         }
         moveStack(-8)
     }
 
     private mutating func emitPop(_ insn: Insn, _ plan: NativePlan) {
-        clobberFlags(plan)
-        emitter.move(HostRegister.address, stack)
-        translateAddress(8, write: false)
-        moveStack(8)
+        let place = stackPlace(0, 8, write: false, plan)
         let target = pinned(insn.pointee.rm) ?? HostRegister.scratch
-        emitter.load(target, .memory(HostRegister.address, 0))
+        emitter.load(target, place)
         giveBack(insn.pointee.rm, target)
+        if target != stack { moveStack(8) }
     }
 
     /// Pushes, or pops, of several registers with one look into the TLB.
     mutating func emitStackRun(_ index: Int, _ number: Int) {
         let plan = plans[index]
-        let bytes = UInt8(number * 8)
-        clobberFlags(plan)
+        let bytes = Int32(number * 8)
         if plan.form == .push {
-            emitter.insn(0x8D, 8, HostRegister.address, .memory(stack, -Int32(bytes)))
-            translateAddress(bytes, write: true)
+            let lowest = stackPlace(-bytes, UInt8(bytes), write: true, plan)
             for (place, register) in (index..<index + number).reversed().enumerated() {
                 let source = guest(insn(register).pointee.rm, HostRegister.scratch)
-                emitter.store(source, .memory(HostRegister.address, Int32(place) * 8))
+                emitter.store(source, lowest.behind(Int32(place) * 8))
             }
-            return moveStack(-Int32(bytes))
+            return moveStack(-bytes)
         }
-        emitter.move(HostRegister.address, stack)
-        translateAddress(bytes, write: false)
-        moveStack(Int32(bytes))
+        let lowest = stackPlace(0, UInt8(bytes), write: false, plan)
         for place in 0..<number {
             let rm = insn(index + place).pointee.rm
             let target = pinned(rm) ?? HostRegister.scratch
-            emitter.load(target, .memory(HostRegister.address, Int32(place) * 8))
+            emitter.load(target, lowest.behind(Int32(place) * 8))
             giveBack(rm, target)
         }
+        moveStack(bytes)
     }
 
     private mutating func emitLeave(_ plan: NativePlan) {
@@ -333,17 +330,16 @@ extension Translation {
 
     // MARK: - Calls and indirect branches
 
-    /// Pushes the address behind the instruction; r10 is where.
-    private mutating func pushReturn(_ insn: Insn) {
+    /// Pushes the address behind the instruction.
+    private mutating func pushReturn(_ insn: Insn, _ place: HostPlace) {
         emitter.load(HostRegister.scratch, .state(StateOffset.rip))
         emitter.insn(0x8D, 8, HostRegister.scratch, .memory(HostRegister.scratch, Int32(insn.pointee.next)))
-        emitter.store(HostRegister.scratch, .memory(HostRegister.address, 0))
+        emitter.store(HostRegister.scratch, place)
         moveStack(-8)
     }
 
     private mutating func emitCall(_ insn: Insn, _ plan: NativePlan, _ index: Int) {
-        reserveStack(plan)
-        pushReturn(insn)
+        pushReturn(insn, stackPlace(-8, 8, write: true, plan))
         leave(relative(insn), index + 1)
     }
 
@@ -373,17 +369,16 @@ extension Translation {
         emitter.store(HostRegister.address, .state(StateOffset.target))
         emitter.insn(0x8D, 8, HostRegister.address, .memory(stack, -8))
         translateAddress(8, write: true)
-        pushReturn(insn)
+        pushReturn(insn, .memory(HostRegister.address, 0))
         emitter.load(HostRegister.address, .state(StateOffset.target))
         emitter.store(HostRegister.address, .state(StateOffset.rip))
         leaveIndirect(index + 1)
     }
 
     private mutating func emitReturn(_ insn: Insn, _ plan: NativePlan, _ index: Int) {
+        let place = stackPlace(0, 8, write: false, plan)
         clobberFlags(plan)
-        emitter.move(HostRegister.address, stack)
-        translateAddress(8, write: false)
-        emitter.load(HostRegister.address, .memory(HostRegister.address, 0))
+        emitter.load(HostRegister.address, place)
         checkTarget()
         moveStack(8 + Int32(insn.pointee.imm & 0xFFFF))
         emitter.store(HostRegister.address, .state(StateOffset.rip))

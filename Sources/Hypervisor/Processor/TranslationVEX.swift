@@ -1,6 +1,6 @@
 // Native forms of VEX instructions, and of the late legacy ones on general registers.
 // Source: Intel SDM volume 2; what the operands are is in VEXForms.swift.
-// Modelled: all of AVX, AVX2, FMA, F16C and their relatives but gathers, VZEROALL and VLDMXCSR; BMI1, BMI2, ADX, MOVBE,
+// Modelled: all of AVX, AVX2, FMA, F16C and their relatives but gathers and VZEROALL; BMI1, BMI2, ADX, MOVBE,
 // CRC32.
 // Quirks: upper halves are loaded when a block that uses them begins and saved on the way to handlers; behind
 // VZEROUPPER they count as zero in the vCPU, and neither happens.
@@ -15,6 +15,7 @@ extension NativePlan {
             guard let form = VEXForm.of(insn) else { return NativePlan() }
             return form.traits.contains(.flags) ? .flags(.wide, insn.pointee.opcode) : .plain(.wide)
         case Int32(APUS_NATIVE_ZERO): return .plain(.zeroUpper)
+        case Int32(APUS_NATIVE_CONTROL): return .plain(.control)
         case Int32(APUS_NATIVE_GENERAL):
             let prefixes = insn.pointee.prefixes & UInt8(APUS_PREFIX_66 | APUS_PREFIX_REP | APUS_PREFIX_REPNE)
             let setsFlags = prefixes == 0 && insn.pointee.opcode >> 8 == 2
@@ -111,18 +112,24 @@ extension Translation {
         hasUpper = false
     }
 
+    /// Bytes of the memory operand, and whether they must be aligned.
+    func operand(_ insn: Insn, _ form: VEXForm) -> (UInt8, aligned: Bool) {
+        let isMasked = form.shape == .maskedLoad || form.shape == .maskedStore
+        let isLong = insn.pointee.vex & 2 != 0 && !form.isScalar
+        return (isMasked ? (isLong ? 32 : 16) : form.bytes(insn), form.traits.contains(.aligned))
+    }
+
     mutating func emitWide(_ insn: Insn, _ plan: NativePlan) {
         guard let form = VEXForm.of(insn) else { return }
         needUpper(plan)
         let traits = form.traits
         let isLong = insn.pointee.vex & 2 != 0 && !form.isScalar
-        let isMasked = form.shape == .maskedLoad || form.shape == .maskedStore
         let isStore = traits.contains(.store)
         var (rm, reg) = (insn.pointee.rm, insn.pointee.reg)
         let place: HostPlace
         if insn.pointee.mem != 0 {
-            let bytes = isMasked ? (isLong ? 32 : 16) : form.bytes(insn)
-            place = memory(insn, bytes, write: isStore, plan, aligned: traits.contains(.aligned))
+            let (bytes, aligned) = operand(insn, form)
+            place = memory(insn, bytes, write: isStore, plan, aligned: aligned)
         } else {
             if form.rm == .general { rm = guest(rm, HostRegister.address) }
             place = .register(rm)

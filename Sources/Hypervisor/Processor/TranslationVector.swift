@@ -6,6 +6,13 @@
 internal import CProcessor
 
 extension Translation {
+    /// Bytes of the memory operand, and whether they must be aligned.
+    func operand(_ insn: Insn, _ form: VectorForm) -> (UInt8, aligned: Bool) {
+        let isWide = Int(insn.pointee.prefixes) & APUS_PREFIX_REXW != 0
+        let bytes = form.traits.contains(.generalWidth) ? (isWide ? 8 : 4) : form.bytes
+        return (bytes, bytes == 16 && form.traits.contains(.aligned))
+    }
+
     mutating func emitVector(_ insn: Insn, _ plan: NativePlan) {
         guard let form = VectorForm.of(insn) else { return }
         let traits = form.traits
@@ -14,9 +21,8 @@ extension Translation {
         var (rm, reg) = (insn.pointee.rm, insn.pointee.reg)
         var place: HostPlace
         if insn.pointee.mem != 0 {
-            let bytes = traits.contains(.generalWidth) ? (isWide ? 8 : 4) : form.bytes
-            place = memory(
-                insn, bytes, write: isStore, plan, aligned: bytes == 16 && traits.contains(.aligned))
+            let (bytes, aligned) = operand(insn, form)
+            place = memory(insn, bytes, write: isStore, plan, aligned: aligned)
         } else {
             if form.rm == .general { rm = guest(rm, HostRegister.address) }
             place = .register(rm)

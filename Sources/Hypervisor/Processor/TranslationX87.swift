@@ -149,7 +149,7 @@ extension Translation {
         if insn.pointee.flat == 0 {
             emitter.insn(0x03, 8, HostRegister.address, .state(StateOffset.segmentBase(insn.pointee.segment)))
         }
-        translateAddress(bytes, write: !isLoad)
+        translateAddress(bytes, write: !isLoad, slot: nearSlot(insn))
         if isControl, isLoad { checkControlWord() }
         if !isControl { noteX87(insn) }
         emitter.insn(opcode, 4, digit, .memory(HostRegister.address, 0))
@@ -175,8 +175,8 @@ extension Translation {
         var (rm, reg) = (insn.pointee.rm, insn.pointee.reg)
         let place: HostPlace
         if insn.pointee.mem != 0 {
-            let bytes = traits.contains(.generalWidth) ? (isWide ? 8 : 4) : form.bytes
-            place = memory(insn, bytes, write: isStore, plan, aligned: bytes == 16 && traits.contains(.aligned))
+            let (bytes, aligned) = operand(insn, form)
+            place = memory(insn, bytes, write: isStore, plan, aligned: aligned)
         } else {
             if form.rm == .general { rm = guest(rm, HostRegister.address) }
             if form.rm == .mmx { rm &= 7 }

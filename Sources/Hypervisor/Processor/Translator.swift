@@ -33,10 +33,12 @@ enum StateOffset {
     static func xmm(_ number: UInt8) -> Int32 { fpu + Int32(FXSAVEOffset.xmm) + Int32(number) * 16 }
     static func upper(_ number: UInt8) -> Int32 { fpu + Int32(FXSAVEOffset.upper) + Int32(number) * 16 }
     static let tlb = place(\.tlb)
+    static let shared = place(\.shared_distance)
     static let nearSaved = place(\.near_saved)
     static let nearMisses = place(\.near_misses)
     static func near(_ mode: UInt8, write: Bool, slot: Int) -> Int32 {
-        place(\.near) + ((Int32(mode) * 2 + (write ? 1 : 0)) * Int32(APUS_NEAR_SLOTS) + Int32(slot)) * 16
+        place(\.near) + ((Int32(mode) * 2 + (write ? 1 : 0)) * Int32(APUS_NEAR_SLOTS) + Int32(slot))
+            * Int32(MemoryLayout<apus_near>.stride)
     }
     static let systemFlags = place(\.system_flags)
     static let kernelBase = place(\.kernel_gs_base)
@@ -101,7 +103,8 @@ struct Translator {
     private let firstCold: UnsafeMutablePointer<UInt8>
     private var cold: UnsafeMutablePointer<UInt8>
     private let common: CommonCode
-    private var pending: [BlockKey: [(place: UnsafeMutablePointer<UInt8>, skip: Int)]] = [:]
+    /// Jumps to blocks, translated yet or not.
+    private var links: [BlockKey: [(place: UnsafeMutablePointer<UInt8>, skip: Int)]] = [:]
     private let threshold: UInt32
 
     private let bytes: Int
@@ -297,6 +300,8 @@ struct Translator {
         emitter.bytes(0x48, 0x8B, 0x8C, 0x04)  // mov rcx, [rsp + rax + host]
         emitter.long(entries + 16)
         emitter.bytes(0x4A, 0x89, 0x4C, 0x1C, 16)  // mov [rsp + r11 + 16], rcx
+        emitter.bytes(0x4A, 0x2B, 0x4C, 0x1C, 8)  // sub rcx, [rsp + r11 + 8]
+        emitter.bytes(0x4A, 0x89, 0x4C, 0x1C, 24)  // mov [rsp + r11 + 24], rcx
         emitter.aim(miss, emitter.at)
         emitter.load(0, .state(StateOffset.nearSaved))
         emitter.load(1, .state(StateOffset.nearSaved + 8))
@@ -368,12 +373,12 @@ struct Translator {
         let code = next
         next = translation.emitter.at
         cold = translation.cold
-        for link in translation.links { pending[link.key, default: []].append((link.place, link.skip)) }
+        for link in translation.links { links[link.key, default: []].append((link.place, link.skip)) }
         block.pointee.native = UnsafeMutableRawPointer(code) + common.executable
         // Who jumps to such a block must look at the second page, too.
         guard block.pointee.second == 0 else { return }
         let key = BlockKey(physical: block.pointee.physical, mode: block.pointee.mode_key)
-        for link in pending.removeValue(forKey: key) ?? [] { translation.emitter.aim(link.place, code + link.skip) }
+        for link in links[key] ?? [] { translation.emitter.aim(link.place, code + link.skip) }
     }
 
     /// Drops all translations; none may be running.
@@ -388,8 +393,8 @@ struct Translator {
         (next, cold) = (firstFree, firstCold)
     }
 
-    /// The blocks that wait to be linked are gone.
-    mutating func forgetLinks() { pending.removeAll(keepingCapacity: true) }
+    /// The blocks that were linked, or waited for it, are gone.
+    mutating func forgetLinks() { links.removeAll(keepingCapacity: true) }
 }
 
 extension UnsafeMutablePointer where Pointee == apus_vcpu {

@@ -128,8 +128,8 @@ enum { APUS_TLB_SUPERVISOR = 0, APUS_TLB_USER = 1, APUS_TLB_SUPERVISOR_AC = 2, A
 /// One more, for loads and stores alike, stays empty: each access is looked at (breakpoints, alignment checks).
 enum { APUS_TLB_WATCHED = APUS_TLB_MODES };
 
-/// The page that the last access by one register led to, in front of the TLB; see `near_empty`.
-typedef struct apus_near { uint64_t tag; uint64_t host; } apus_near;
+/// The page that the last access by one register led to, in front of the TLB; see `near_empty`. `distance` is `host` less `tag`.
+typedef struct apus_near { uint64_t tag; uint64_t host; uint64_t distance; } apus_near;
 enum { APUS_NEAR_SLOTS = 32, APUS_NEAR_SITES = 4096 };
 
 /// Why the engine came back.
@@ -229,6 +229,7 @@ struct apus_vcpu {
     bool x87_error;            ///< FERR#: an x87 exception was reported to the machine and is not cleared
     apus_jump *jumps;          ///< APUS_JUMPS entries
     apus_block *_Nullable current; ///< the block that runs
+    uint64_t shared_distance[16]; ///< as in `near`, for accesses that share a look into the TLB, by base register
     uint64_t near_saved[2];    ///< while a slot of `near` is filled
     apus_near near_empty;      ///< what an empty slot holds: a page that no address is canonical in, by chance, and memory of no use
     uint16_t near_misses[APUS_NEAR_SITES]; ///< that places in translated code may still have, see Translator.swift

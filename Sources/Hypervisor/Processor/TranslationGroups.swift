@@ -1,0 +1,292 @@
+// Accesses to memory that share one check: those by one base register, close to each other, within a block.
+// Source: our own design; docs/decisions/0009.md.
+// Modelled: base registers that move by constants between accesses, pushes, pops, CALL and RET included.
+// Quirks: when the joint range does not lie in one page, or a handler ran in between, a second version of the
+// instructions goes on, in which each access looks for itself.
+
+internal import CProcessor
+
+/// Accesses of which the first looks into the TLB for all.
+struct AccessGroup {
+    /// Index of the instruction that checks, and of the last one that relies on it.
+    let leader: Int
+    var last: Int
+    let base: UInt8
+    /// What all reach, counted from the base register's value at the leader.
+    var low: Int32
+    var high: Int32
+    var writes: Bool
+
+    static let longestRange: Int32 = 512
+}
+
+/// An access at a base register and a displacement.
+struct BaseAccess {
+    let base: UInt8
+    let low: Int32
+    let bytes: UInt8
+    let writes: Bool
+}
+
+/// What is true between two instructions of a block, in one of its two versions.
+struct Boundary {
+    let code: UnsafeMutablePointer<UInt8>
+    let isNative: Bool
+    let isSaved: Bool
+    let isVector: Bool
+    let hasUpper: Bool
+    let hasX87: Bool
+    let knowsX87Block: Bool
+    let key: UInt32
+    let tlb: Int32
+    let tlbMode: UInt8
+}
+
+// MARK: - Which accesses
+
+extension Translation {
+    /// Fills `groups` and `groupOf`.
+    mutating func findGroups() {
+        guard block.pointee.mode_key & ModeKey.alignmentCheck.rawValue == 0, count > 1 else { return }
+        groupOf = [Int](repeating: -1, count: count)
+        var open = [Int](repeating: -1, count: 16)
+        var moved = [Int32](repeating: 0, count: 16)
+        var members: [Int] = []
+        var index = 0
+        while index < count {
+            let number = stackRun(index)
+            if let access = baseAccess(index, number) {
+                let base = Int(access.base)
+                if open[base] < 0 || !join(open[base], access, at: moved[base], index) {
+                    open[base] = groups.count
+                    moved[base] = 0
+                    members.append(0)
+                    groups.append(
+                        AccessGroup(
+                            leader: index, last: index, base: access.base, low: access.low,
+                            high: access.low + Int32(access.bytes), writes: access.writes))
+                }
+                members[open[base]] += 1
+                groupOf[index] = open[base]
+            } else if insn(index).pointee.mem != 0, plans[index].form != .loadAddress {
+                // It may change what the slot of its base register holds.
+                let slot = nearSlot(insn(index))
+                if slot < 16 { open[slot] = -1 }
+            }
+            for each in index..<index + number { apply(each, &open, &moved) }
+            index += number
+        }
+        for index in 0..<count where groupOf[index] >= 0 && members[groupOf[index]] < 2 { groupOf[index] = -1 }
+        groups = groups.enumerated().map { number, group in
+            var group = group
+            if members[number] < 2 { group.last = -1 }
+            return group
+        }
+    }
+
+    /// Takes an access into a group if the joint range stays short.
+    private mutating func join(_ number: Int, _ access: BaseAccess, at moved: Int32, _ index: Int) -> Bool {
+        let low = min(groups[number].low, access.low &+ moved)
+        let high = max(groups[number].high, access.low &+ moved &+ Int32(access.bytes))
+        guard high - low <= AccessGroup.longestRange else { return false }
+        (groups[number].low, groups[number].high) = (low, high)
+        groups[number].last = index
+        groups[number].writes = groups[number].writes || access.writes
+        return true
+    }
+
+    /// The access of an instruction, or of a run of pushes or pops, that may be one of a group.
+    private func baseAccess(_ index: Int, _ number: Int) -> BaseAccess? {
+        let (insn, plan) = (insn(index), plans[index])
+        let bytes = UInt8(number * 8)
+        switch plan.form {
+        case .push, .pushImmediate, .call: return BaseAccess(base: 4, low: -Int32(bytes), bytes: bytes, writes: true)
+        case .pop:
+            return insn.pointee.rm == 4 ? nil : BaseAccess(base: 4, low: 0, bytes: bytes, writes: false)
+        case .callReturn: return BaseAccess(base: 4, low: 0, bytes: 8, writes: false)
+        default: break
+        }
+        guard insn.pointee.mem != 0, insn.pointee.flat != 0, insn.pointee.index == UInt8(APUS_NO_REG),
+            insn.pointee.base < 16, !plan.isLocked, !plan.hasHighBytes, abs(Int(insn.pointee.disp)) < 1 << 30,
+            let (size, writes) = operand(insn, plan)
+        else { return nil }
+        return BaseAccess(base: insn.pointee.base, low: insn.pointee.disp, bytes: size, writes: writes)
+    }
+
+    /// Size and direction of the memory operand of an instruction that reaches it by `memory` alone.
+    private func operand(_ insn: Insn, _ plan: NativePlan) -> (UInt8, Bool)? {
+        switch plan.form {
+        case .store, .single: return (insn.pointee.op_size, writesPlace(plan))
+        case .load: return (sourceSize(insn), false)
+        case .setIf: return (1, true)
+        case .wideGeneral: return (Int(insn.pointee.prefixes) & APUS_PREFIX_REXW != 0 ? 8 : 4, false)
+        case .vector:
+            guard let form = VectorForm.of(insn) else { return nil }
+            let (bytes, aligned) = operand(insn, form)
+            return aligned ? nil : (bytes, form.traits.contains(.store))
+        case .wide:
+            guard let form = VEXForm.of(insn) else { return nil }
+            let (bytes, aligned) = operand(insn, form)
+            return aligned ? nil : (bytes, form.traits.contains(.store))
+        default: return nil
+        }
+    }
+
+    /// Follows what an instruction does to base registers.
+    private func apply(_ index: Int, _ open: inout [Int], _ moved: inout [Int32]) {
+        let (changed, move) = changes(index)
+        if let move {
+            moved[Int(move.register)] &+= move.bytes
+            if abs(Int(moved[Int(move.register)])) > 1 << 16 { open[Int(move.register)] = -1 }
+        }
+        guard changed != 0 else { return }
+        for register in 0..<16 where changed & 1 << UInt32(register) != 0 { open[register] = -1 }
+    }
+
+    private typealias Move = (register: UInt8, bytes: Int32)
+    private static var everything: UInt32 { 0xFFFF }
+
+    /// The general registers that an instruction gives other values, and the one that it moves by a constant.
+    private func changes(_ index: Int) -> (UInt32, Move?) {
+        let (insn, plan) = (insn(index), plans[index])
+        let rm: UInt32 =
+            insn.pointee.mem != 0 ? 0 : 1 << UInt32(insn.pointee.rm & 15) | 1 << UInt32(insn.pointee.rm_at >> 3 & 15)
+        let reg: UInt32 = 1 << UInt32(insn.pointee.reg & 15) | 1 << UInt32(insn.pointee.reg_at >> 3 & 15)
+        switch plan.form {
+        case .nothing, .fence, .jumpIf, .jump, .call, .callReturn, .control, .zeroUpper, .bitMemory: return (0, nil)
+        case .push, .pushImmediate: return (0, (4, -8))
+        case .pop: return (1 << UInt32(insn.pointee.rm & 15), (4, 8))
+        case .store: return (writesPlace(plan) ? rm : 0, nil)
+        case .load: return (plan.opcode == 0x3A || plan.opcode == 0x3B ? 0 : reg, nil)
+        case .single: return single(insn, plan, rm)
+        case .loadAddress:
+            let isMove =
+                insn.pointee.op_size == 8 && insn.pointee.index == UInt8(APUS_NO_REG)
+                && insn.pointee.base == insn.pointee.reg
+            return isMove ? (0, (insn.pointee.reg, insn.pointee.disp)) : (reg, nil)
+        case .moveImmediate, .setIf, .byteSwap, .doubleShift: return (rm | registers(insn.pointee.rm), nil)
+        case .convert: return (insn.pointee.opcode == 0x98 ? 1 : 4, nil)
+        case .exchange: return (1 | rm | reg | registers(insn.pointee.rm), nil)
+        case .wideGeneral: return (reg | registers(insn.pointee.vvvv), nil)
+        case .extended: return (reg, nil)
+        case .vector, .mmx:
+            guard let form = VectorForm.of(insn) else { return (plan.form == .mmx ? 0 : Self.everything, nil) }
+            let isStore = form.traits.contains(.store)
+            let text: UInt32 = form.traits.contains(.string) ? 2 : 0
+            return (
+                text | (form.reg == .general && !isStore ? reg : 0) | (form.rm == .general && isStore ? rm : 0), nil
+            )
+        case .wide:
+            guard let form = VEXForm.of(insn) else { return (Self.everything, nil) }
+            return (2 | (form.reg == .general ? reg : 0) | (form.rm == .general ? rm : 0), nil)
+        case .x87: return (1, nil)
+        default: return (Self.everything, nil)
+        }
+    }
+
+    private func registers(_ number: UInt8) -> UInt32 { 1 << UInt32(number & 15) }
+
+    private func single(_ insn: Insn, _ plan: NativePlan, _ rm: UInt32) -> (UInt32, Move?) {
+        switch (plan.opcode, plan.extensionCode) {
+        case (0xF6, 4...), (0xF7, 4...): return (5 | rm, nil)
+        case (0x81, 0), (0x81, 5), (0xFF, 0), (0xFF, 1):
+            guard insn.pointee.mem == 0, insn.pointee.op_size == 8 else { return (rm, nil) }
+            let bytes = plan.opcode == 0xFF ? 1 : Int64(bitPattern: insn.pointee.imm)
+            guard abs(bytes) < 1 << 16 else { return (rm, nil) }
+            let isDown = plan.extensionCode != 0
+            return (0, (insn.pointee.rm, Int32(isDown ? -bytes : bytes)))
+        default: return (writesPlace(plan) ? rm : 0, nil)
+        }
+    }
+}
+
+// MARK: - Their code
+
+extension Translation {
+    /// Where an access by a base register and a displacement lies, if it belongs to a group. nil: it looks for itself.
+    mutating func shared(_ base: UInt8, _ displacement: Int32, _ plan: NativePlan) -> HostPlace? {
+        guard !isApart, !groups.isEmpty, groupOf[index] >= 0 else { return nil }
+        let group = groups[groupOf[index]]
+        if group.leader == index { return lead(group, displacement, plan) }
+        let address = HostRegister.address
+        let distance = distance(group)
+        if let host = pinned(base) {
+            emitter.load(address, .state(distance))
+            return .indexed(address, host, displacement)
+        }
+        emitter.load(HostRegister.scratch, .state(Int32(base) * 8))
+        emitter.load(address, .state(distance))
+        emitter.address(address, base: address, index: HostRegister.scratch, scale: 0, displacement: displacement)
+        return .memory(address, 0)
+    }
+
+    /// Checks the group's whole range.
+    private mutating func lead(_ group: AccessGroup, _ displacement: Int32, _ plan: NativePlan) -> HostPlace {
+        let (address, scratch) = (HostRegister.address, HostRegister.scratch)
+        clobberFlags(plan)
+        let base = guest(group.base, scratch)
+        emitter.insn(0x8D, 8, address, .memory(base, group.low))
+        translateRange(group.high - group.low, write: group.writes, slot: Int(group.base))
+        if isPlain(group.leader) {
+            emitter.insn(0x8D, 8, scratch, .memory(address, -group.low))
+            let own = pinned(group.base).map { HostPlace.register($0) } ?? .state(Int32(group.base) * 8)
+            emitter.insn(0x2B, 8, scratch, own)
+            emitter.store(scratch, .state(distance(group)))
+        }
+        return .memory(address, displacement - group.low)
+    }
+
+    /// The field that says how far the host's addresses are from the guest's.
+    private func distance(_ group: AccessGroup) -> Int32 {
+        isPlain(group.leader)
+            ? StateOffset.shared + Int32(group.base) * 8
+            : StateOffset.near(tlbMode, write: group.writes, slot: Int(group.base)) + 16
+    }
+
+    /// Whether instructions behind a place rely on a check before it.
+    func isShared(at place: Int) -> Bool { groups.contains { $0.leader < place && $0.last >= place } }
+
+    var boundary: Boundary {
+        Boundary(
+            code: emitter.at, isNative: isNative, isSaved: isSaved, isVector: isVector, hasUpper: hasUpper,
+            hasX87: hasX87, knowsX87Block: knowsX87Block, key: key, tlb: tlb, tlbMode: tlbMode)
+    }
+
+    /// Emits the second version, from the first check on to the last instruction that relies on one.
+    mutating func emitApart() {
+        let used = groups.filter { $0.last >= 0 }
+        guard let first = used.map(\.leader).min(), let last = used.map(\.last).max(), let start = main[first] else {
+            return
+        }
+        isApart = true
+        (isVector, hasUpper, hasX87) = (start.isVector, start.hasUpper, start.hasX87)
+        (knowsX87Block, key, tlb, tlbMode) = (start.knowsX87Block, start.key, start.tlb, start.tlbMode)
+        (isNative, isSaved) = (false, true)
+        let before = branches.count
+        let end = last + stackRun(last)
+        emitInstructions(first, end)
+        if end < count, let back = main[end] {
+            rejoin(back, live: plans[end].liveIn != 0)
+        } else if !isEnded {
+            leave(Int(block.pointee.bytes), count)
+        }
+        emitBranches(from: before)
+        isApart = false
+    }
+
+    /// Goes on in the first version: the flags are to be where that expects them.
+    private mutating func rejoin(_ back: Boundary, live: Bool) {
+        if live {
+            if !back.isNative || back.isSaved { saveFlags() }
+            if back.isNative { restoreFlags() }
+        }
+        emitter.jump(to: back.code)
+    }
+
+    /// Goes on at an instruction of the second version; the flags are saved.
+    mutating func enterApart(_ place: Int) {
+        guard let there = apart[place] else { return }
+        if there.isNative, plans[place].liveIn != 0 { emitRestore() }
+        emitter.jump(to: there.code)
+    }
+}

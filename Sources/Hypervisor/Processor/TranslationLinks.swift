@@ -1,0 +1,47 @@
+// How translated code leaves a block: to another block, through the jump cache, to the loop.
+// Source: our own design; docs/decisions/0004.md.
+// Modelled: jumps within a page go straight to the other block, as soon as it is translated.
+// Quirks: whoever jumps forward need not look at the attention word.
+
+internal import CProcessor
+
+extension Translation {
+    // MARK: Ways out
+
+    mutating func retire(_ number: Int) {
+        emitter.insn(0x83, 8, 0, .state(StateOffset.instructions))
+        emitter.byte(UInt8(truncatingIfNeeded: number))
+    }
+
+    /// Goes on at `offset` from the block's first byte; the host's flags are the guest's or saved.
+    mutating func leave(_ offset: Int, _ number: Int) {
+        if liveInto(offset) != 0 { saveFlags() }
+        retire(number)
+        if offset != 0 {
+            emitter.insn(0x81, 8, 0, .state(StateOffset.rip))
+            emitter.long(Int32(truncatingIfNeeded: offset))
+        }
+        let target = block.pointee.physical &+ UInt64(bitPattern: Int64(offset))
+        // Every loop has a jump back, or to another page: that much is enough to look at the attention word.
+        let skip = offset > 0 ? Translator.pollBytes : 0
+        guard target &>> 12 == block.pointee.physical &>> 12 else {
+            emitter.load(HostRegister.address, .state(StateOffset.rip))
+            return Translator.emitDispatch(&emitter, exit: common.exit)
+        }
+        if offset == 0, key == block.pointee.mode_key, block.pointee.second == 0 { return emitter.jump(to: code) }
+        let place = emitter.jump()
+        if let native = cpu.engine.pointee.blocks.find(target, key)?.pointee.native {
+            emitter.aim(place, (native - common.executable).assumingMemoryBound(to: UInt8.self) + skip)
+        } else {
+            emitter.aim(place, common.dispatch)
+        }
+        // The other block may get another translation.
+        links.append((place, BlockKey(physical: target, mode: key), skip))
+    }
+
+    /// Goes on at `rip`, which r10 holds; flags are saved.
+    mutating func leaveIndirect(_ number: Int) {
+        retire(number)
+        Translator.emitDispatch(&emitter, exit: common.exit)
+    }
+}

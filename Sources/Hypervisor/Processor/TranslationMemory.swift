@@ -1,0 +1,176 @@
+// How translated code reaches memory: by a slot in front of the TLB, by the TLB itself, or by the handler.
+// Source: our own design; docs/decisions/0004.md.
+// Modelled: what a slot misses is counted, so that places which alternate between pages do without.
+// Quirks: an access that misses the TLB is left to the instruction's handler as a whole.
+
+internal import CProcessor
+
+extension Translation {
+    // MARK: Memory
+
+    /// The operand's linear address in r10.
+    mutating func loadAddress(_ insn: Insn) {
+        let address = HostRegister.address
+        let displacement = insn.pointee.disp
+        var base: UInt8?
+        switch insn.pointee.base {
+        case UInt8(APUS_NO_REG): break
+        case UInt8(APUS_RIP):
+            emitter.load(address, .state(StateOffset.rip))
+            base = address
+        default: base = guest(insn.pointee.base, address)
+        }
+        if insn.pointee.index != UInt8(APUS_NO_REG) {
+            let index = guest(insn.pointee.index, HostRegister.scratch)
+            emitter.address(
+                address, base: base, index: index, scale: insn.pointee.scale, displacement: displacement)
+        } else if let base {
+            if displacement != 0 {
+                emitter.insn(0x8D, 8, address, .memory(base, displacement))
+            } else if base != address {
+                emitter.move(address, base)
+            }
+        } else {
+            emitter.insn(0xC7, 8, 0, .register(address))
+            emitter.long(displacement)
+        }
+    }
+
+    /// Compares what r10 holds with the size of a page less the operand's; the condition that it does not fit.
+    private mutating func compareOffset(_ size: Int32, aligned: Bool) -> UInt8 {
+        if aligned {
+            emitter.bytes(0x49, 0xF7, 0xC2)  // test r10, all but a page's multiples of the size
+            emitter.long(size - 1 - 4096)
+            return 5
+        }
+        emitter.bytes(0x49, 0x81, 0xFA)  // cmp r10, 4096 - size
+        emitter.long(4096 - size)
+        return 7
+    }
+
+    /// Turns the linear address in r10 into a host address by the slot in front of the TLB.
+    private mutating func translateNear(_ size: Int32, write: Bool, aligned: Bool, _ slot: Int, leads: Bool) {
+        let place = StateOffset.near(tlbMode, write: write, slot: slot)
+        emitter.insn(0x33, 8, HostRegister.address, .state(place))
+        let condition = compareOffset(size, aligned: aligned)
+        let jump = emitter.jump(if: condition)
+        misses.append(
+            Miss(
+                jump: jump, back: emitter.at, index: index, slot: place,
+                refill: common.refills[Int(tlbMode) * 2 + (write ? 1 : 0)], size: size, aligned: aligned,
+                isApart: isApart, leads: leads))
+        emitter.insn(0x03, 8, HostRegister.address, .state(place + 8))
+    }
+
+    /// Counts the executions of a block on trial; where it goes at the end, and comes back.
+    mutating func emitTrial() -> (jump: UnsafeMutablePointer<UInt8>, back: UnsafeMutablePointer<UInt8>) {
+        let place = UnsafeMutableRawPointer(block) + Self.trialOffset
+        emitter.loadConstant(HostRegister.scratch, UInt64(UInt(bitPattern: place)))
+        emitter.insn(0x83, 4, 5, .memory(HostRegister.scratch, 0))
+        emitter.byte(1)
+        let jump = emitter.jump(if: 4)
+        return (jump, emitter.at)
+    }
+    static let trialOffset = MemoryLayout<apus_block>.offset(of: \.trial) ?? 0
+
+    /// The number of a place with a count of misses.
+    static func site(_ physical: UInt64) -> UInt32 {
+        UInt32(truncatingIfNeeded: physical ^ physical &>> 12) & UInt32(APUS_NEAR_SITES - 1)
+    }
+
+    mutating func callPlainly(_ number: Int) {
+        emitter.loadConstant(HostRegister.scratch, UInt64(UInt(bitPattern: common.plainly + number)))
+        emitter.loadConstant(HostRegister.address, UInt64(UInt(bitPattern: block)) | 1 << 48)
+        emitter.call(common.handlers)
+    }
+
+    mutating func emitMisses() {
+        let allowed = block.pointee.trial != 0 ? Translator.trialMisses : Translator.usualMisses
+        for miss in misses {
+            emitter.aim(miss.jump, emitter.at)
+            emitter.insn(0xC7, 4, 0, .register(HostRegister.scratch))
+            emitter.long(miss.slot)
+            emitter.call(miss.refill)
+            let slow = slows.firstIndex { $0.index == miss.index && $0.isApart == (miss.isApart || miss.leads) }
+            let site = Self.site(block.pointee.physical &+ UInt64(insn(miss.index).pointee.start))
+            apus_allow_misses(cpu, site, allowed)
+            let condition = compareOffset(miss.size, aligned: miss.aligned)
+            if miss.leads {
+                failures.append((emitter.jump(if: condition), miss.index))
+            } else if let slow {
+                slows[slow].more.append(emitter.jump(if: condition))
+            }
+            emitter.insn(0x83, 2, 5, .state(StateOffset.nearMisses + Int32(bitPattern: site) * 2))
+            emitter.byte(1)
+            emitter.jump(if: 5, to: miss.back)
+            callPlainly(miss.index)
+            if let slow { slows[slow].more.append(emitter.jump()) }
+        }
+        for failure in failures {
+            emitter.aim(failure.jump, emitter.at)
+            enterApart(failure.index)
+        }
+    }
+
+    /// Turns the linear address in r10 into a host address, or gives up. `slot`: which slot in front of the TLB.
+    mutating func translateAddress(_ size: UInt8, write: Bool, aligned: Bool = false, slot: Int = 4) {
+        let isWatched = block.pointee.mode_key & ModeKey.alignmentCheck.rawValue != 0
+        if !isWatched, !isPlain(index) {
+            return translateNear(Int32(size), write: write, aligned: aligned, slot, leads: false)
+        }
+        giveUp(if: lookUp(Int32(size), write: write && !isWatched, aligned: aligned))
+        emitter.bytes(0x4E, 0x03, 0x94, 0x1C)  // add r10, [rsp + r11 + host]
+        emitter.long(tlbOffset(write: write && !isWatched) + 8)
+    }
+
+    /// The same for a group's range: what does not fit goes on in the second version.
+    mutating func translateRange(_ bytes: Int32, write: Bool, slot: Int) {
+        if !isPlain(index) { return translateNear(bytes, write: write, aligned: false, slot, leads: true) }
+        let condition = lookUp(bytes, write: write, aligned: false)
+        failures.append((emitter.jump(if: condition), index))
+        emitter.bytes(0x4E, 0x03, 0x94, 0x1C)  // add r10, [rsp + r11 + host]
+        emitter.long(tlbOffset(write: write) + 8)
+    }
+
+    /// Whether an instruction does without the slots.
+    func isPlain(_ index: Int) -> Bool { block.pointee.plain &>> UInt64(index) & 1 != 0 }
+    private func tlbOffset(write: Bool) -> Int32 { tlb + (write ? Int32(APUS_TLB_ENTRIES) * 16 : 0) }
+
+    /// Compares the linear address in r10 with the TLB's entry, whose offset r11 has then; the condition that it does
+    /// not fit.
+    private mutating func lookUp(_ size: Int32, write: Bool, aligned: Bool) -> UInt8 {
+        emitter.bytes(0x4D, 0x89, 0xD3, 0x49, 0xC1, 0xEB, 0x08, 0x41, 0x81, 0xE3)  // mov r11, r10; shr; and
+        emitter.long((Int32(APUS_TLB_ENTRIES) - 1) * 16)
+        emitter.bytes(0x4E, 0x33, 0x94, 0x1C)  // xor r10, [rsp + r11 + tag]
+        emitter.long(tlbOffset(write: write))
+        return compareOffset(size, aligned: aligned)
+    }
+
+    /// Operands by the same register are likely to lie in the same page.
+    func nearSlot(_ insn: Insn) -> Int {
+        if insn.pointee.flat == 0 { return 24 + Int(insn.pointee.segment & 1) }
+        switch insn.pointee.base {
+        case UInt8(APUS_RIP):
+            return 16 + Int(
+                truncatingIfNeeded: (block.pointee.physical &>> 12)
+                    &+ UInt64(bitPattern: Int64(insn.pointee.disp &>> 12))) & 7
+        case UInt8(APUS_NO_REG): return 26 + Int(insn.pointee.index & 1)
+        case let base where insn.pointee.index != UInt8(APUS_NO_REG): return 28 + Int(base & 3)
+        case let base: return Int(base & 15)
+        }
+    }
+
+    /// The memory operand as a place; flags are the host's own afterwards.
+    mutating func memory(
+        _ insn: Insn, _ size: UInt8, write: Bool, _ plan: NativePlan, aligned: Bool = false
+    ) -> HostPlace {
+        if let place = shared(insn.pointee.base, insn.pointee.disp, plan) { return place }
+        clobberFlags(plan)
+        loadAddress(insn)
+        if insn.pointee.flat == 0 {
+            emitter.insn(0x03, 8, HostRegister.address, .state(StateOffset.segmentBase(insn.pointee.segment)))
+        }
+        translateAddress(size, write: write, aligned: aligned, slot: nearSlot(insn))
+        return .memory(HostRegister.address, 0)
+    }
+}
