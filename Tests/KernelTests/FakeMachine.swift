@@ -1,4 +1,5 @@
 import Foundation
+import Processor
 import Synchronization
 
 @testable import Kernel
@@ -52,7 +53,21 @@ final class FakeMachine: XenMachine, @unchecked Sendable {
     }
     func route(_ port: Int, to vcpu: Int) {}
     func isUp(_ vcpu: Int) -> Bool { up.contains(vcpu) }
-    func bringUp(_ vcpu: Int, _ start: FlatStart) { actions.append("up \(vcpu) at \(start.entry)") }
+    func bringUp(_ vcpu: Int, _ start: VCPUStart) {
+        switch start {
+        case .flat(let start): actions.append("up \(vcpu) at \(start.entry)")
+        case .paravirtual(let start): actions.append("up \(vcpu) at \(start.rip)")
+        case .resumed: actions.append("up \(vcpu) again")
+        }
+    }
+    func noteWritten(_ address: UInt64, bytes: UInt64) {}
+    private(set) lazy var paravirtual: ParavirtualMemory? = ParavirtualMemory(
+        frames: ramFrames, table: 0, tableBytes: 0)
+    func setFrame(_ machineFrame: UInt64, to frame: UInt64) { actions.append("frame \(machineFrame) is \(frame)") }
+    func flush(_ page: UInt64?, of vcpus: UInt64) {
+        actions.append("flush \(page.map { String($0) } ?? "all") of \(vcpus)")
+    }
+    func infoMoved(_ vcpu: Int) {}
     func takeDown(_ vcpu: Int) { actions.append("down \(vcpu)") }
     func sendNMI(_ vcpu: Int) { actions.append("nmi \(vcpu)") }
     func yield() { actions.append("yield") }

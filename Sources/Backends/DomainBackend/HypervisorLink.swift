@@ -22,6 +22,7 @@ final class HypervisorLink: EventPorts {
         var vcpus: Int
         var grantFrames: Int
         var places: SpecialPlaces
+        var isFlat: Bool
         var special: [SpecialPage]
     }
     /// A frame that is no RAM, and where it lies in the hypervisor's own memory.
@@ -73,7 +74,8 @@ final class HypervisorLink: EventPorts {
         let size = Int(hello.ramBytes)
         let ram = GuestRAM(
             memory: try SharedMemory(mapping: descriptors[0], size: size, name: "guest RAM"),
-            codeMap: try SharedMemory(mapping: descriptors[1], size: size >> 12, name: "the code map"))
+            codeMap: try SharedMemory(mapping: descriptors[1], size: size >> 12, name: "the code map"),
+            isFlat: hello.isFlat)
         // Shared info comes first, then the grant table, then special pages.
         let frames = try SharedMemory(
             mapping: descriptors[2], size: (1 + hello.grantFrames + hello.special.count) * 4096,

@@ -12,23 +12,25 @@ public struct GuestRAM: @unchecked Sendable {
     public let codeMap: SharedMemory
     public let size: UInt64
     let base: UnsafeMutableRawPointer
+    public let lowSize: UInt64
 
-    public var lowSize: UInt64 { min(size, Self.holeStart) }
     public var highSize: UInt64 { size - lowSize }
 
-    public init(memory: SharedMemory, codeMap: SharedMemory) {
+    /// `isFlat`: there is no hole, as in PV domains.
+    public init(memory: SharedMemory, codeMap: SharedMemory, isFlat: Bool = false) {
         (self.memory, self.codeMap) = (memory, codeMap)
         size = UInt64(memory.bytes.count)
+        lowSize = isFlat ? size : min(size, Self.holeStart)
         precondition(codeMap.bytes.count >= Int(size >> 12), "the code map is too small")
         guard let base = memory.bytes.baseAddress else { preconditionFailure("guest RAM is not mapped") }
         self.base = base
     }
 
     /// `size` bytes, a multiple of 4096.
-    public static func make(size: UInt64) throws(HostFailure) -> GuestRAM {
+    public static func make(size: UInt64, isFlat: Bool = false) throws(HostFailure) -> GuestRAM {
         GuestRAM(
             memory: try SharedMemory(named: "apus-ram", size: Int(size)),
-            codeMap: try SharedMemory(named: "apus-code-map", size: Int(size >> 12)))
+            codeMap: try SharedMemory(named: "apus-code-map", size: Int(size >> 12)), isFlat: isFlat)
     }
 
     /// Offset in the memory file of a guest-physical range that lies wholly in RAM.

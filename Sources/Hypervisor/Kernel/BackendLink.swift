@@ -23,6 +23,8 @@ final class BackendLink {
         var vcpus: Int
         var grantFrames: Int
         var places: SpecialPlaces
+        /// All of RAM lies from frame 0 on.
+        var isFlat: Bool
         /// Frames that are no RAM, with their offsets in the hypervisor's own.
         var special: [SpecialPage]
     }
@@ -54,7 +56,8 @@ final class BackendLink {
         let special = domain.config.kind == .hvm ? SpecialFrame.all : []
         let hello = Hello(
             ramBytes: memory.ram.size, vcpus: domain.config.vcpus, grantFrames: GrantTable.maximumFrames,
-            places: places, special: special.map { SpecialPage(frame: $0.guestFrame, offset: $0.index << 12) })
+            places: places, isFlat: domain.config.kind == .pv,
+            special: special.map { SpecialPage(frame: $0.guestFrame, offset: $0.index << 12) })
         let descriptors = [
             memory.ram.memory.descriptor, memory.ram.codeMap.descriptor, memory.frames.descriptor,
             domain.pages.memory.descriptor, domain.eventPages.memory.descriptor, doorbell.descriptor,

@@ -67,7 +67,7 @@ final class Domain: @unchecked Sendable {
         leaves = XenLeaves(
             vcpus: count, domid: UInt32(truncatingIfNeeded: config.domid),
             tscKilohertz: UInt32(truncatingIfNeeded: tsc.hertz / 1000),
-            hasUpcallVector: Self.flavour(of: config) == .hvm)
+            hasUpcallVector: Self.flavour(of: config) == .hvm, isParavirtual: config.kind == .pv)
         pages.clockOffset = monotonicNanoseconds()
     }
 

@@ -46,7 +46,11 @@ extension Domain: XenMachine {
         return ((high > 0 ? GuestRAM.highStart + high : memory.ram.lowSize) >> 12) - 1
     }
     var memoryMap: [E820Entry] {
-        config.kind == .hvm ? GuestMap(memory.ram).boardEntries : GuestMap(memory.ram).entries
+        switch config.kind {
+        case .hvm: GuestMap(memory.ram).boardEntries
+        case .pvh: GuestMap(memory.ram).entries
+        case .pv: [E820Entry(address: 0, size: memory.ram.size, type: 1)]
+        }
     }
 
     func page(_ frame: UInt64) -> GuestArea? {
@@ -105,7 +109,7 @@ extension Domain: XenMachine {
     }
 
     func isUp(_ vcpu: Int) -> Bool { vcpus[vcpu].isUp }
-    func bringUp(_ vcpu: Int, _ start: FlatStart) { vcpus[vcpu].order(.start(start)) }
+    func bringUp(_ vcpu: Int, _ start: VCPUStart) { vcpus[vcpu].order(.start(start)) }
     func takeDown(_ vcpu: Int) { vcpus[vcpu].order(.stop) }
     func sendNMI(_ vcpu: Int) { vcpus[vcpu].order(.nonMaskable) }
     func yield() { sched_yield() }
@@ -128,9 +132,10 @@ extension Domain: XenMachine {
         let number = engine[register: 0] & mask
         let arguments = (isLong ? [7, 6, 2, 10, 8] : [3, 1, 2, 6, 7]).map { engine[register: $0] & mask }
         var result = XenError.notPermitted.rawValue
-        if engine.privilegeLevel == 0 {
+        if engine.privilegeLevel == 0 || engine.paravirtual?.isGuestKernel ?? false {
             let call = Hypercall(
-                xen: xen, memory: EngineMemory(domain: self, engine: engine), vcpu: vcpu, isLong: isLong)
+                xen: xen, memory: EngineMemory(domain: self, engine: engine), vcpu: vcpu, isLong: isLong,
+                cpu: engine.paravirtual)
             result = call.result(number, arguments)
         }
         engine[register: 0] = UInt64(bitPattern: result) & mask

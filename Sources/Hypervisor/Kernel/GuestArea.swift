@@ -6,7 +6,7 @@ internal import Synchronization
 
 @safe struct GuestArea: @unchecked Sendable {
     // Invariant: the memory stays mapped for the domain's life; each word is the guest's as much as ours.
-    private let base: UnsafeMutableRawPointer
+    let base: UnsafeMutableRawPointer
     let bytes: Int
 
     init(_ base: UnsafeMutableRawPointer, bytes: Int) {
@@ -82,6 +82,19 @@ internal import Synchronization
         return unsafe word.pointee.compareExchange(
             expected: expected, desired: value, ordering: .sequentiallyConsistent
         ).exchanged
+    }
+
+    /// Replaces an aligned 64-bit word by what `change` makes of it.
+    func replace64(at offset: Int, _ change: (UInt64) -> UInt64) {
+        guard holds(offset, 8), offset & 7 == 0 else { return }
+        let word = unsafe (base + offset).assumingMemoryBound(to: Atomic<UInt64>.self)
+        var old = unsafe word.pointee.load(ordering: .relaxed)
+        while true {
+            let (isDone, seen) = unsafe word.pointee.compareExchange(
+                expected: old, desired: change(old), ordering: .sequentiallyConsistent)
+            if isDone { return }
+            old = seen
+        }
     }
 
     /// A 32-bit word as the other side last released it.

@@ -6,7 +6,7 @@ internal import Ioreq
 
 /// What backs a piece of guest-physical memory, and from which byte on.
 enum Backing: Equatable, Sendable {
-    case ram(UInt64), rom(UInt64), video(UInt64), frame(UInt64)
+    case ram(UInt64), rom(UInt64), video(UInt64), frame(UInt64), table(UInt64)
 
     func advanced(by bytes: UInt64) -> Backing {
         switch self {
@@ -14,6 +14,7 @@ enum Backing: Equatable, Sendable {
         case .rom(let offset): return .rom(offset + bytes)
         case .video(let offset): return .video(offset + bytes)
         case .frame(let offset): return .frame(offset + bytes)
+        case .table(let offset): return .table(offset + bytes)
         }
     }
 }
@@ -38,6 +39,8 @@ struct GuestMemoryLayout: Equatable, Sendable {
     let highRAM: UInt64
     let romBytes: UInt64
     let videoBytes: UInt64
+    /// RAM from 0 on without a hole, then the hypervisor's frames, then a table of frames: nothing of a PC.
+    let isParavirtual: Bool
     var videoAddress: UInt64?
     var segments = [Segment](repeating: Segment(), count: 13)
     /// Closed, it keeps bit 20 of all that the CPU addresses low: odd megabytes are the even ones below them.
@@ -46,11 +49,16 @@ struct GuestMemoryLayout: Equatable, Sendable {
     /// Where the guest put frames of the hypervisor's, by their number: 0 shared info, then the grant table and special pages.
     var frames: [Int: UInt64] = [:]
 
-    init(ramBytes: UInt64, romBytes: UInt64, videoBytes: UInt64) {
-        lowRAM = min(ramBytes, GuestRAM.holeStart)
+    init(ramBytes: UInt64, romBytes: UInt64, videoBytes: UInt64, isParavirtual: Bool = false) {
+        self.isParavirtual = isParavirtual
+        lowRAM = isParavirtual ? ramBytes : min(ramBytes, GuestRAM.holeStart)
         highRAM = ramBytes - lowRAM
         (self.romBytes, self.videoBytes) = (romBytes, videoBytes)
+        if isParavirtual { for index in 0..<SpecialFrame.end { frames[index] = ramBytes + UInt64(index) << 12 } }
     }
+
+    /// Where a PV domain's table of frames lies: 8 bytes for each page of RAM.
+    var tableAddress: UInt64 { lowRAM + UInt64(SpecialFrame.end) << 12 }
 
     /// Writes from here to 4 GiB reach nothing: firmware flash.
     static let romWindow: UInt64 = 0xFF00_0000
@@ -67,6 +75,12 @@ struct GuestMemoryLayout: Equatable, Sendable {
     /// Disjoint pieces, sorted; what lies between them belongs to the bus.
     var pieces: [Piece] {
         var canvas = Canvas()
+        if isParavirtual {
+            canvas.paint(0, lowRAM, .ram(0), writable: true)
+            paintFrames(&canvas)
+            canvas.paint(tableAddress, lowRAM >> 9, .table(0), writable: false)
+            return canvas.merged
+        }
         if let videoAddress, videoAddress & 0xFFF == 0, videoAddress < 1 << 46 {
             canvas.paint(videoAddress, videoBytes, .video(0), writable: true)
         }
@@ -79,10 +93,14 @@ struct GuestMemoryLayout: Equatable, Sendable {
         if !isA20Open { canvas.paint(GuestRAM.highStart - 0x10_0000 - romBytes, romBytes, .rom(0), writable: false) }
         // The I/O APIC, HPET and local APIC pages are the bus's whatever a BAR claims.
         canvas.clear(0xFEC0_0000..<0xFEF0_0000)
+        paintFrames(&canvas)
+        return canvas.merged
+    }
+
+    private func paintFrames(_ canvas: inout Canvas) {
         for (index, address) in frames.sorted(by: { $0.key < $1.key }) where address & 0xFFF == 0 && address < 1 << 46 {
             canvas.paint(address, 0x1000, .frame(UInt64(index) << 12), writable: true)
         }
-        return canvas.merged
     }
 
     private func paint(_ segment: Segment, _ index: Int, _ canvas: inout Canvas) {

@@ -4,6 +4,7 @@
 // Quirks: an unknown number is -ENOSYS and one line in the log.
 
 internal import CXen
+internal import Processor
 
 /// Errors in Xen's numbering (public/errno.h).
 enum XenError: Int64, Error {
@@ -38,19 +39,23 @@ struct Hypercall {
     let vcpu: Int
     /// The caller runs in 64-bit mode: its longs and pointers have 8 bytes.
     let isLong: Bool
+    /// The calling vCPU of a PV guest.
+    var cpu: (any ParavirtualCPU)?
 
     var machine: any XenMachine { xen.machine }
     /// Bytes of a long or a pointer.
     var long: Int { isLong ? 8 : 4 }
 
     static let argumentCount = 5
-    // The header shows the present numbers of these two to newer interface versions only.
+    // The header shows the present numbers of these to newer interface versions only.
     private static let schedOp: Int32 = 29
     private static let eventChannelOp: Int32 = 32
+    private static let physdevOp: Int32 = 33
 
     /// Carries out call `number`; nil: there is none of that number.
     func dispatch(_ number: UInt64, _ arguments: [UInt64]) throws(XenError) -> Int64? {
         let (a, b, c) = (arguments[0], arguments[1], arguments[2])
+        if let cpu, let result = try paravirtual(Int32(truncatingIfNeeded: number), arguments, cpu) { return result }
         switch Int32(truncatingIfNeeded: number) {
         case __HYPERVISOR_memory_op: return try memoryOperation(a, b)
         case __HYPERVISOR_multicall: return try multicall(a, b)
@@ -63,7 +68,7 @@ struct Hypercall {
         case __HYPERVISOR_sched_op_compat: return try scheduleCompat(a, b)
         case __HYPERVISOR_callback_op where xen.flavour == .pv: return try callback(a, b)
         case Self.eventChannelOp: return try eventChannel(a, b)
-        case __HYPERVISOR_physdev_op: return try physicalDevice(a, b)
+        case Self.physdevOp: return try physicalDevice(a, b)
         case __HYPERVISOR_vm_assist where xen.flavour != .pv: return try assist(a, b)
         case __HYPERVISOR_hvm_op where xen.flavour != .pv: return try hvm(a, b)
         default: return nil

@@ -81,18 +81,20 @@ public final class Hypervisor {
         }
     }
 
-    /// Lays a PVH domain into memory; how its first vCPU starts.
-    private func build() throws -> FlatStart {
-        guard config.kind == .pvh else { throw SetupFailure("type='pv' is not supported yet") }
+    /// Lays a PV or PVH domain into memory; how its first vCPU starts.
+    private func build() throws -> VCPUStart {
         guard backend != nil else { throw SetupFailure("there is no socket to the back ends") }
         domain.pages.isPeerGone = true
-        return try domain.buildPVH()
+        guard config.kind == .pv else { return .flat(try domain.buildPVH()) }
+        let (start, places) = try domain.buildPV()
+        self.places = places
+        return start
     }
 
     /// An HVM domain can do without back ends; its guest then finds no xenstore.
     private func meetBackends() throws {
         guard let backend else { return }
-        let places = try domain.bindSpecialPages()
+        let places = try places.map { domain.grantSpecialPages($0) } ?? domain.bindSpecialPages()
         let link = try BackendLink(backend, domain)
         try link.meet(places)
         link.attach(to: reactor) { [domain] in

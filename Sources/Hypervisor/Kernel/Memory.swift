@@ -27,7 +27,9 @@ struct SpecialFrame: Sendable {
     let video: SharedMemory
     /// The hypervisor's own frames: shared info, then the grant table, then those of `SpecialFrame`.
     let frames: SharedMemory
-    let map = PhysicalMap()
+    let map: PhysicalMap
+    /// Of a PV domain: the guest frame of each machine frame. They are the same, unless the guest changes its own.
+    private let table: SharedMemory?
     private let layout: Mutex<GuestMemoryLayout>
 
     init(_ config: DomainConfig) throws {
@@ -36,19 +38,34 @@ struct SpecialFrame: Sendable {
             throw SetupFailure(
                 "the domain wants \(config.memory) MiB of memory but only \(available >> 20) MiB are available")
         }
+        let isPV = config.kind == .pv
         let image = config.kind == .hvm ? try Self.firmware(config.firmwareDirectory + "/bios-256k.bin") : []
-        ram = try GuestRAM.make(size: bytes)
+        ram = try GuestRAM.make(size: bytes, isFlat: isPV)
         video = try SharedMemory(named: "apus-video", size: config.display.videoMemory << 20)
         frames = try SharedMemory(named: "apus-frames", size: SpecialFrame.end << 12)
         rom = try SharedMemory(named: "apus-bios", size: max(image.count, 4096))
         unsafe rom.bytes.copyBytes(from: image)
         var layout = GuestMemoryLayout(
-            ramBytes: bytes, romBytes: UInt64(image.count), videoBytes: UInt64(config.display.videoMemory) << 20)
+            ramBytes: bytes, romBytes: UInt64(image.count), videoBytes: UInt64(config.display.videoMemory) << 20,
+            isParavirtual: isPV)
+        let tableBytes = isPV ? Int(bytes >> 9) : 0
+        table = isPV ? try SharedMemory(named: "apus-frame-table", size: tableBytes) : nil
+        map = PhysicalMap(
+            paravirtual: isPV
+                ? ParavirtualMemory(
+                    frames: bytes >> 12, table: layout.tableAddress, tableBytes: UInt64(tableBytes)) : nil)
         if config.kind == .hvm {
             for special in SpecialFrame.all { layout.frames[special.index] = special.guestFrame << 12 }
         }
         self.layout = Mutex(layout)
+        if isPV { for frame in 0..<(bytes >> 12) { setFrame(frame, to: frame) } }
         rebuild()
+    }
+
+    /// An entry of a PV domain's machine-to-physical table.
+    func setFrame(_ machineFrame: UInt64, to frame: UInt64) {
+        guard let base = unsafe table?.bytes.baseAddress, machineFrame < ram.size >> 12 else { return }
+        unsafe base.storeBytes(of: frame, toByteOffset: Int(machineFrame) * 8, as: UInt64.self)
     }
 
     private static func firmware(_ path: String) throws -> [UInt8] {
@@ -90,6 +107,7 @@ struct SpecialFrame: Sendable {
             }
         case .rom(let offset): unsafe host = rom.bytes.baseAddress.map { unsafe $0 + Int(offset) }
         case .video(let offset): unsafe host = video.bytes.baseAddress.map { unsafe $0 + Int(offset) }
+        case .table(let offset): unsafe host = table?.bytes.baseAddress.map { unsafe $0 + Int(offset) }
         case .frame(let offset): unsafe host = frames.bytes.baseAddress.map { unsafe $0 + Int(offset) }
         }
         guard let host = unsafe host else { return nil }
@@ -107,15 +125,13 @@ struct SpecialFrame: Sendable {
     /// Writes guest RAM; false if it is not RAM.
     @discardableResult func write(_ address: UInt64, _ bytes: [UInt8]) -> Bool {
         guard let target = unsafe ram.pointer(to: address, bytes: bytes.count) else { return false }
-        for (index, byte) in bytes.enumerated() {
-            unsafe target.storeBytes(of: byte, toByteOffset: index, as: UInt8.self)
-        }
+        unsafe UnsafeMutableRawBufferPointer(start: target, count: bytes.count).copyBytes(from: bytes)
         return true
     }
 
     /// Reads guest RAM; nil if it is not RAM.
     func read(_ address: UInt64, bytes count: Int) -> [UInt8]? {
         guard let source = unsafe ram.pointer(to: address, bytes: count) else { return nil }
-        return (0..<count).map { unsafe source.load(fromByteOffset: $0, as: UInt8.self) }
+        return unsafe Array(UnsafeRawBufferPointer(start: source, count: count))
     }
 }

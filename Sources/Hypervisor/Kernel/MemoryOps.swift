@@ -18,6 +18,9 @@ final class Reservation: Sendable {
 }
 
 extension Hypercall {
+    /// Where a PV guest reads the machine-to-physical table (MACH2PHYS_VIRT_START).
+    private static let tableStart: UInt64 = 0xFFFF_8000_0000_0000
+
     func memoryOperation(_ command: UInt64, _ address: UInt64) throws(XenError) -> Int64 {
         switch Int32(truncatingIfNeeded: command & 0x3F) {
         case XENMEM_decrease_reservation: return try reservation(address, populates: false)
@@ -49,6 +52,13 @@ extension Hypercall {
             if xen.reservation.remove(frame) { machine.discard(frame) }
             return 0
         case XENMEM_memory_map: return try memoryMap(address)
+        case XENMEM_machphys_mapping where xen.flavour == .pv:
+            var answer = Record(count: 24, isLong: true)
+            answer.set(Self.tableStart, at: 0)
+            answer.set(Self.tableStart + machine.ramFrames * 8, at: 8)
+            answer.set(machine.ramFrames - 1, at: 16)
+            try write(answer.bytes, address)
+            return 0
         case XENMEM_machine_memory_map, XENMEM_set_memory_map: throw .notPermitted
         default: throw .notImplemented
         }
@@ -58,6 +68,8 @@ extension Hypercall {
 
     private func place(_ space: Int32, index: UInt64, at frame: UInt64) throws(XenError) {
         guard frame < 1 << 34 else { throw .invalid }
+        // A PV guest maps machine frames as they are.
+        guard xen.flavour != .pv else { throw .notPermitted }
         switch space {
         case XENMAPSPACE_shared_info:
             guard index == 0 else { throw .invalid }

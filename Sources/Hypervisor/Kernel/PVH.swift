@@ -35,7 +35,7 @@ extension Domain {
     }
 
     /// Has the first vCPU begin there.
-    func begin(_ start: FlatStart) { bringUp(0, start) }
+    func begin(_ start: VCPUStart) { bringUp(0, start) }
 
     /// Ports and pages of xenstore and console, told to the guest by parameters and grants.
     func bindSpecialPages() throws(XenError) -> SpecialPlaces {
@@ -46,6 +46,10 @@ extension Domain {
             storePort: try xen.events.allocateUnbound(remote: 0),
             consoleFrame: isHVM ? SpecialFrame.console.guestFrame : map.consoleFrame,
             consolePort: try xen.events.allocateUnbound(remote: 0))
+        return grantSpecialPages(places)
+    }
+
+    func grantSpecialPages(_ places: SpecialPlaces) -> SpecialPlaces {
         xen.parameters[HVM_PARAM_CONSOLE_PFN] = places.consoleFrame
         xen.parameters[HVM_PARAM_CONSOLE_EVTCHN] = UInt64(places.consolePort)
         xen.grants.set(0, frame: places.consoleFrame, domid: 0)
@@ -57,7 +61,7 @@ extension Domain {
 }
 
 /// Guest RAM as the domain builder fills it.
-private struct GuestRAMWriter: DomainMemory {
+struct GuestRAMWriter: DomainMemory {
     let domain: Domain
     let size: UInt64
 

@@ -4,6 +4,7 @@
 // Not modelled: physical interrupts (XENFEAT_hvm_pirqs is off), command line and build id.
 
 internal import CXen
+internal import Processor
 internal import Synchronization
 
 /// What the guest writes to Xen's console, line by line; and the calls it makes in vain.
@@ -123,9 +124,15 @@ extension Hypercall {
         case PHYSDEVOP_irq_status_query:
             try write([0, 0, 0, 0], address &+ 4)
             return 0
-        case PHYSDEVOP_set_iopl, PHYSDEVOP_set_iobitmap:
-            guard xen.flavour == .pv else { throw .notImplemented }
+        case PHYSDEVOP_set_iopl:
             // No port is wired to anything, so privilege over them is harmless.
+            guard let cpu else { throw .notImplemented }
+            let level = try read(address, 4).u32(0)
+            guard level <= 3 else { throw .invalid }
+            cpu.portLevel = UInt8(level)
+            return 0
+        case PHYSDEVOP_set_iobitmap:
+            guard xen.flavour == .pv else { throw .notImplemented }
             return 0
         case PHYSDEVOP_pirq_eoi_gmfn_v1, PHYSDEVOP_pirq_eoi_gmfn_v2, PHYSDEVOP_map_pirq, PHYSDEVOP_get_free_pirq:
             return XenError.notImplemented.rawValue
@@ -143,7 +150,7 @@ extension Hypercall {
         case CALLBACKOP_register:
             switch Int32(type) {
             case CALLBACKTYPE_event, CALLBACKTYPE_failsafe, CALLBACKTYPE_syscall, CALLBACKTYPE_nmi,
-                CALLBACKTYPE_syscall32, CALLBACKTYPE_sysenter:
+                CallbackType.systemCall32, CallbackType.systemEnter:
                 xen.callbacks[vcpu, type] = Callbacks.Entry(
                     address: call.long(long), masksEvents: call.u16(2) & 1 != 0)
             default: return XenError.notImplemented.rawValue
@@ -153,6 +160,13 @@ extension Hypercall {
             xen.callbacks[vcpu, type] = nil
         default: throw .notImplemented
         }
+        if let cpu { enterCallback(type, xen.callbacks[vcpu, type], cpu) }
         return 0
     }
+}
+
+/// Numbers that the header shows in another way to older interface versions.
+enum CallbackType {
+    static let systemEnter: Int32 = 5
+    static let systemCall32: Int32 = 7
 }

@@ -15,7 +15,7 @@ final class VCPUWaits: Sendable {
 
     private struct State {
         var waits: [Wait?]
-        var starts: [FlatStart?]
+        var starts: [VCPUStart?]
     }
     private let state: Mutex<State>
     /// Bit n: vCPU n waits; so that the others need no lock to know.
@@ -24,7 +24,7 @@ final class VCPUWaits: Sendable {
     init(vcpus: Int) {
         state = Mutex(
             State(
-                waits: [Wait?](repeating: nil, count: vcpus), starts: [FlatStart?](repeating: nil, count: vcpus)))
+                waits: [Wait?](repeating: nil, count: vcpus), starts: [VCPUStart?](repeating: nil, count: vcpus)))
     }
 
     func begin(_ vcpu: Int, _ wait: Wait) {
@@ -51,10 +51,11 @@ final class VCPUWaits: Sendable {
         }
     }
 
-    func prepare(_ vcpu: Int, _ start: FlatStart) { state.withLock { $0.starts[vcpu] = start } }
-    func takeStart(_ vcpu: Int) -> FlatStart? {
+    func prepare(_ vcpu: Int, _ start: VCPUStart) { state.withLock { $0.starts[vcpu] = start } }
+    /// The start prepared; once it was taken, the vCPU can only go on from where it was.
+    func takeStart(_ vcpu: Int) -> VCPUStart? {
         state.withLock { state in
-            defer { state.starts[vcpu] = nil }
+            defer { if state.starts[vcpu] != nil { state.starts[vcpu] = .resumed } }
             return state.starts[vcpu]
         }
     }
@@ -64,7 +65,9 @@ extension Hypercall {
     func schedule(_ command: UInt64, _ address: UInt64) throws(XenError) -> Int64 {
         switch Int32(truncatingIfNeeded: command) {
         case SCHEDOP_yield: machine.yield()
-        case SCHEDOP_block: xen.waits.begin(vcpu, .event)
+        case SCHEDOP_block:
+            if xen.flavour == .pv { xen.shared.info(vcpu)?.store(UInt8(0), at: 1) }
+            xen.waits.begin(vcpu, .event)
         case SCHEDOP_poll: try poll(address)
         case SCHEDOP_shutdown: try shutdown(Int32(bitPattern: try read(address, 4).u32(0)))
         case SCHEDOP_shutdown_code: _ = try read(address, 4)

@@ -3,6 +3,7 @@
 // Modelled: halt, INIT, start-up, NMI, external interrupts. Not modelled: SMI, hot-plug.
 // Order of work: commands of the device model, its lines, signals, interrupts; then guest code.
 
+internal import Glibc
 internal import Host
 internal import Ioreq
 internal import Processor
@@ -28,17 +29,23 @@ internal import Synchronization
     private let hasOrders = Atomic<Bool>(false)
     private let running = Atomic<Bool>(false)
     private let dead = Atomic<Bool>(false)
+    /// Pages that other vCPUs want forgotten; nil: all.
+    private let flushes = Mutex<[UInt64]?>([])
+    private let hasFlushes = Atomic<Bool>(false)
+    private let isInGuest = Atomic<Bool>(false)
 
     /// Something that other threads want done to the engine, which only its own thread may touch.
     enum Errand {
         case memoryMapChanged
         case codeChanged(at: UInt64, bytes: UInt64)
         case timeStoodStill(ticks: UInt64)
+        /// A PV guest's vcpu_info.
+        case infoMoved
     }
 
     /// What a hypercall wants done to a vCPU, whether it runs or not.
     enum Order {
-        case start(FlatStart)
+        case start(VCPUStart)
         case stop
         case nonMaskable
     }
@@ -51,6 +58,12 @@ internal import Synchronization
         bus.engine = engine
         engine.reset(powerOn: true, isBootProcessor: index == 0)
         running.store(index == 0, ordering: .relaxed)
+        useInfo()
+    }
+
+    private func useInfo() {
+        guard let paravirtual = engine.paravirtual, let info = domain.xen.shared.info(index) else { return }
+        unsafe paravirtual.useInfo(info.base)
     }
 
     func start() throws(HostFailure) {
@@ -93,7 +106,7 @@ internal import Synchronization
         for order in list {
             switch order {
             case .start(let start):
-                engine.startFlat(entry: start.entry, registers: start.registers)
+                begin(start)
                 (isHalted, waitsForStartup) = (false, false)
             case .stop: waitsForStartup = true
             case .nonMaskable where !waitsForStartup:
@@ -102,6 +115,52 @@ internal import Synchronization
             case .nonMaskable: break
             }
         }
+    }
+
+    private func begin(_ start: VCPUStart) {
+        switch start {
+        case .flat(let start): engine.startFlat(entry: start.entry, registers: start.registers)
+        case .paravirtual(let start): engine.paravirtual?.start(start)
+        case .resumed: break
+        }
+    }
+
+    // MARK: flushes
+
+    /// How many pages are forgotten one by one.
+    private static let longestFlush = 32
+
+    /// Another vCPU of a PV guest changed tables that both use.
+    func wantFlush(_ page: UInt64?) {
+        flushes.withLock { pages in
+            guard let page, let known = pages, known.count < Self.longestFlush else {
+                pages = nil
+                return
+            }
+            pages = known + [page]
+        }
+        hasFlushes.store(true, ordering: .sequentiallyConsistent)
+        if isInGuest.load(ordering: .sequentiallyConsistent) { domain.pages.kick(index) }
+    }
+
+    /// Waits until no guest code runs here that does not know.
+    func awaitFlush() {
+        var rounds = 0
+        while hasFlushes.load(ordering: .sequentiallyConsistent), isInGuest.load(ordering: .sequentiallyConsistent) {
+            rounds += 1
+            if rounds > 100 { sched_yield() }
+        }
+    }
+
+    private func runFlushes() {
+        isInGuest.store(true, ordering: .sequentiallyConsistent)
+        guard hasFlushes.exchange(false, ordering: .sequentiallyConsistent) else { return }
+        let pages = flushes.withLock { pages in
+            defer { pages = [] }
+            return pages
+        }
+        guard let paravirtual = engine.paravirtual else { return }
+        if let pages { for page in pages { paravirtual.flushPage(page) } } else { paravirtual.flushAll() }
     }
 
     /// Tells Xen's side when the vCPU comes to life or goes.
@@ -141,7 +200,9 @@ internal import Synchronization
             runErrands()
             domain.xen.refreshClock(index) { engine.timeStampCounter }
             deliver(work.hasInterrupt, callback: callback)
+            runFlushes()
             let exit = engine.run()
+            isInGuest.store(false, ordering: .sequentiallyConsistent)
             domain.gate.leave()
             if let count = engine.instructions { retired.store(count, ordering: .relaxed) }
             handle(exit)
@@ -170,6 +231,7 @@ internal import Synchronization
             case .memoryMapChanged: engine.memoryMapChanged()
             case .codeChanged(let address, let bytes): engine.codeChanged(at: address, bytes: bytes)
             case .timeStoodStill(let ticks): engine.timeStoodStill(ticks: ticks)
+            case .infoMoved: useInfo()
             }
         }
     }

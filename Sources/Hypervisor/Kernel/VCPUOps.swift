@@ -11,9 +11,8 @@ extension Hypercall {
         switch Int32(truncatingIfNeeded: command) {
         case VCPUOP_initialise: try initialise(vcpu, address)
         case VCPUOP_up:
-            guard let start = xen.waits.takeStart(vcpu) else {
-                return machine.isUp(vcpu) ? 0 : XenError.invalid.rawValue
-            }
+            if machine.isUp(vcpu) { return 0 }
+            guard let start = xen.waits.takeStart(vcpu) else { throw .invalid }
             machine.bringUp(vcpu, start)
         case VCPUOP_down: machine.takeDown(vcpu)
         case VCPUOP_is_up: return machine.isUp(vcpu) ? 1 : 0
@@ -68,16 +67,18 @@ extension Hypercall {
             let area = page.part(offset, 64)
         else { throw .invalid }
         try xen.shared.register(vcpu, at: area)
+        machine.infoMoved(vcpu)
         xen.announce(vcpu)
     }
 
     /// struct vcpu_hvm_context: mode 0, then eax ecx edx ebx esp ebp esi edi eip of the flat 32-bit form.
     private func initialise(_ vcpu: Int, _ address: UInt64) throws(XenError) {
-        guard xen.flavour == .hvm else { throw .notImplemented }
         guard !machine.isUp(vcpu) else { throw .exists }
+        if xen.flavour == .pv { return try initialiseParavirtual(vcpu, address) }
+        guard xen.flavour == .hvm else { throw .notImplemented }
         let context = try read(address, 44)
         guard context.u32(0) == 0 else { throw .notSupported }
         let registers = (0..<8).map { UInt64(context.u32(8 + 4 * $0)) }
-        xen.waits.prepare(vcpu, FlatStart(entry: UInt64(context.u32(40)), registers: registers))
+        xen.waits.prepare(vcpu, .flat(FlatStart(entry: UInt64(context.u32(40)), registers: registers)))
     }
 }

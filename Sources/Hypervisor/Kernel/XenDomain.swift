@@ -3,6 +3,7 @@
 // Not modelled: foreign domains: only domain 0 (the back ends) is at the other end of a channel or grant.
 // Lock order: every lock of these objects is a leaf; the machine is called with none held.
 
+internal import Processor
 internal import Synchronization
 
 /// What the Xen objects ask of the machine around them. From any thread.
@@ -21,6 +22,16 @@ protocol XenMachine: AnyObject, Sendable {
     func place(_ index: Int, at frame: UInt64?)
     /// Takes away what of the hypervisor's is shown at a guest frame; false if nothing is.
     func unplace(_ frame: UInt64) -> Bool
+    /// Guest RAM was written past the engines.
+    func noteWritten(_ address: UInt64, bytes: UInt64)
+
+    /// Of a PV domain: its page tables, and an entry of its machine-to-physical table.
+    var paravirtual: ParavirtualMemory? { get }
+    func setFrame(_ machineFrame: UInt64, to frame: UInt64)
+    /// Has vCPUs of a set forget what they know of a page (nil: of all) before they run on.
+    func flush(_ page: UInt64?, of vcpus: UInt64)
+    /// A vCPU's info lies elsewhere now.
+    func infoMoved(_ vcpu: Int)
 
     /// Guest time, and the host's wall clock, in nanoseconds.
     var nanoseconds: UInt64 { get }
@@ -38,7 +49,7 @@ protocol XenMachine: AnyObject, Sendable {
     func isUp(_ vcpu: Int) -> Bool
     /// The vCPU that is to be kicked for events from a back end's port.
     func route(_ remotePort: Int, to vcpu: Int)
-    func bringUp(_ vcpu: Int, _ start: FlatStart)
+    func bringUp(_ vcpu: Int, _ start: VCPUStart)
     func takeDown(_ vcpu: Int)
     func sendNMI(_ vcpu: Int)
     /// Lets other threads run for a moment.
@@ -60,6 +71,14 @@ struct E820Entry: Equatable, Sendable {
 struct FlatStart: Equatable, Sendable {
     var entry: UInt64
     var registers: [UInt64] = [UInt64](repeating: 0, count: 8)
+}
+
+/// How a vCPU starts.
+enum VCPUStart: Equatable, Sendable {
+    case flat(FlatStart)
+    case paravirtual(ParavirtualStart)
+    /// Where it was when it went down.
+    case resumed
 }
 
 final class XenDomain: @unchecked Sendable {

@@ -87,6 +87,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
 
     /// Reads CR0, 2, 3, 4 or 8; anything else is #UD.
     func readControl(_ number: UInt8) throws(Fault) -> UInt64 {
+        if isParavirtual { return try readParavirtualControl(number) }
         switch number {
         case 0: return pointee.cr0
         case 2: return pointee.cr2
@@ -98,6 +99,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
     }
 
     func writeControl(_ number: UInt8, _ value: UInt64) throws(Fault) {
+        if isParavirtual { return try writeParavirtualControl(number, value) }
         switch number {
         case 0: try setCR0(value)
         case 2: pointee.cr2 = value
@@ -114,7 +116,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
     /// The number of a debug register after DR4/DR5 aliasing, once an access to it is allowed.
     private func debugRegister(_ number: UInt8) throws(Fault) -> UInt8 {
         guard number < 8 else { throw raise(Vector.invalidOpcode) }
-        guard pointee.cpl == 0 else { throw raise(Vector.generalProtection, error: 0) }
+        try requirePrivilege()
         if number == 4 || number == 5, pointee.cr4 & CR4.debugExtensions != 0 { throw raise(Vector.invalidOpcode) }
         if pointee.dr.7 & (1 << 13) != 0 {
             let fault = raise(Vector.debug)
@@ -202,7 +204,7 @@ func controlHandler(_ insn: UnsafeMutablePointer<apus_insn>) -> apus_handler? {
     case 0x120:
         return { cpu, insn in
             attempt { () throws(Fault) in
-                try cpu.requireSupervisor()
+                try cpu.requirePrivilege()
                 let value = try cpu.readControl(insn.pointee.reg)
                 cpu.writeGPR(insn.pointee.rm, size: cpu.is64Bit ? 8 : 4, value)
                 return Status.next
@@ -211,7 +213,7 @@ func controlHandler(_ insn: UnsafeMutablePointer<apus_insn>) -> apus_handler? {
     case 0x122:
         return { cpu, insn in
             attempt { () throws(Fault) in
-                try cpu.requireSupervisor()
+                try cpu.requirePrivilege()
                 try cpu.writeControl(insn.pointee.reg, cpu.readGPR(insn.pointee.rm, size: cpu.is64Bit ? 8 : 4))
                 return Status.end
             }
@@ -234,7 +236,7 @@ func controlHandler(_ insn: UnsafeMutablePointer<apus_insn>) -> apus_handler? {
     case 0x106:
         return { cpu, _ in
             attempt { () throws(Fault) in
-                try cpu.requireSupervisor()
+                try cpu.requirePrivilege()
                 cpu.pointee.cr0 &= ~CR0.taskSwitched
                 cpu.updateMode()
                 return Status.end
@@ -278,6 +280,11 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
     /// Raises #GP(0) outside privilege level 0.
     @inline(__always) func requireSupervisor() throws(Fault) {
         if pointee.cpl != 0 { throw raise(Vector.generalProtection, error: 0) }
+    }
+
+    /// The same, but the hypervisor does for a PV guest's kernel what it could not do itself.
+    @inline(__always) func requirePrivilege() throws(Fault) {
+        if pointee.cpl != 0, !isGuestKernel { throw raise(Vector.generalProtection, error: 0) }
     }
 
     /// Raises #GP(0) where CR4.UMIP keeps user code from reading system registers.

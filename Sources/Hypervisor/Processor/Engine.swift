@@ -11,7 +11,7 @@ public enum EngineExit: Equatable, Sendable {
     case halt
     /// Triple fault.
     case shutdown
-    /// VMCALL or VMMCALL; the registers hold number and arguments, RIP is behind it.
+    /// VMCALL or VMMCALL, or a PV kernel's SYSCALL; the registers hold number and arguments, RIP is behind it.
     case hypercall
     /// The engine cannot go on; a sentence says why.
     case failed(String)
@@ -54,6 +54,12 @@ public protocol VCPUEngine: AnyObject {
     var privilegeLevel: Int { get }
     /// Where a linear address lies in guest-physical memory by the present page tables; nil if it is not mapped.
     func physicalAddress(ofLinear address: UInt64) -> UInt64?
+    /// What hypercalls of PV guests work on; nil: this is none's vCPU.
+    var paravirtual: (any ParavirtualCPU)? { get }
+}
+
+extension VCPUEngine {
+    public var paravirtual: (any ParavirtualCPU)? { nil }
 }
 
 /// Everything of a machine that is not RAM, as a vCPU reaches it. Called on the vCPU's thread.
@@ -119,7 +125,9 @@ public final class PhysicalMap: @unchecked Sendable {
     public private(set) var regions: [PhysicalRegion] = []
     /// The software engines that run on this memory.
     let engines = EngineList()
-    public init() {}
+    /// Of a PV domain; set before its engines are made.
+    public let paravirtual: ParavirtualMemory?
+    public init(paravirtual: ParavirtualMemory? = nil) { self.paravirtual = paravirtual }
 
     /// What the CPU's address lines let through: without bit 20 while the A20 gate is closed.
     public private(set) var addressMask = UInt64.max

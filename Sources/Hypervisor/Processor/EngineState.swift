@@ -152,6 +152,8 @@ struct EngineState {
     var blocks: BlockCache
     var translator: Translator?
     var spaces = AddressSpaces()
+    /// Of a PV guest's vCPU.
+    private(set) var paravirtual: UnsafeMutablePointer<ParavirtualState>?
     private let regions: UnsafeMutablePointer<PhysicalRegion>
     private var regionCount = 0
     private var lastRegion = 0
@@ -190,10 +192,20 @@ struct EngineState {
         inside.initialize(to: 0)
         newsFlag = .allocate(capacity: 1)
         newsFlag.initialize(to: 0)
+        if let memory = map.paravirtual {
+            let state = UnsafeMutablePointer<ParavirtualState>.allocate(capacity: 1)
+            state.initialize(to: ParavirtualState(memory))
+            paravirtual = state
+        }
         takeRegions()
     }
 
     func deallocate() {
+        if let paravirtual {
+            paravirtual.pointee.deallocate()
+            paravirtual.deinitialize(count: 1)
+            paravirtual.deallocate()
+        }
         translator?.deallocate()
         blocks.deallocate()
         spaces.deallocate()

@@ -57,6 +57,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
 
     /// Delivers one event and, as long as that faults, what the fault turns it into (SDM vol. 3 table 6-5).
     private func deliver(_ vector: UInt8, _ source: EventSource, error: UInt32?) -> Bool {
+        if isParavirtual { return deliverParavirtual(vector, source, error: error) }
         var (vector, source, error) = (vector, source, error)
         pointee.halted = false
         pointee.interrupt_shadow = false

@@ -152,7 +152,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
             guard insn.pointee.mem != 0 else { return undefinedInstruction }
             return size == 8 ? compareExchange16 : compareExchange8
         case 0x1AE: return fenceHandler(insn)
-        case 0x10B, 0x1FF, 0x1B9: return undefinedInstruction
+        case 0x1FF, 0x1B9: return undefinedInstruction
         default: return nil
         }
     }

@@ -174,8 +174,9 @@ func msrHandler(_ insn: UnsafeMutablePointer<apus_insn>) -> apus_handler? {
     case 0x132:
         return { cpu, _ in
             attempt { () throws(Fault) in
-                try cpu.requireSupervisor()
-                guard let value = cpu.readMSR(UInt32(truncatingIfNeeded: cpu.pointee.gpr.1)) else {
+                try cpu.requirePrivilege()
+                let number = UInt32(truncatingIfNeeded: cpu.pointee.gpr.1)
+                guard let value = cpu.isParavirtual ? cpu.readParavirtualMSR(number) : cpu.readMSR(number) else {
                     throw cpu.raise(Vector.generalProtection, error: 0)
                 }
                 cpu.setEDXEAX(value)
@@ -185,9 +186,12 @@ func msrHandler(_ insn: UnsafeMutablePointer<apus_insn>) -> apus_handler? {
     case 0x130:
         return { cpu, _ in
             attempt { () throws(Fault) in
-                try cpu.requireSupervisor()
+                try cpu.requirePrivilege()
                 let number = UInt32(truncatingIfNeeded: cpu.pointee.gpr.1)
-                guard cpu.writeMSR(number, cpu.edxEAX) else { throw cpu.raise(Vector.generalProtection, error: 0) }
+                let isTaken =
+                    cpu.isParavirtual
+                    ? cpu.writeParavirtualMSR(number, cpu.edxEAX) : cpu.writeMSR(number, cpu.edxEAX)
+                guard isTaken else { throw cpu.raise(Vector.generalProtection, error: 0) }
                 cpu.serialize()
                 return Status.end
             }

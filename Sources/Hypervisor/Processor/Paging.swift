@@ -63,6 +63,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
         engine.pointee.spaces.foundGlobal = false
         engine.pointee.spaces.foundShift = 12
         let lines = engine.pointee.addressMask
+        if isParavirtual { return try walkParavirtual(linear, intent) }
         if self.pointee.cr0 & 1 << 31 == 0 { return (linear & 0xFFFF_FFFF & lines, true, false) }
         if self.pointee.cr4 & 0x20 == 0 {
             while true {
@@ -118,6 +119,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
                 level -= 1
                 continue
             }
+            if isParavirtual, level == 1, isOwnTable(entry, rights, intent) { rights |= writable }
             guard allows(rights, isForbidden: forbidden != 0 && executeDisable, intent) else {
                 throw pageFault(linear, intent, isPresent: true)
             }
@@ -131,6 +133,38 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
             engine.pointee.spaces.foundShift = shift
             return (physical, writes, level > 1)
         }
+    }
+
+    /// A PV guest's tables are those of its kernel or those of its programs; some slots are the hypervisor's whatever
+    /// they hold, and nothing leads out of the domain's memory.
+    private func walkParavirtual(
+        _ linear: UInt64, _ intent: Intent
+    ) throws(Fault) -> (physical: UInt64, isWritable: Bool, isLarge: Bool) {
+        let isUser = intent.mode == UInt8(APUS_TLB_USER)
+        if HypervisorHole.contains(linear) {
+            let offset = linear &- HypervisorHole.start
+            guard !isUser, !intent.write, !intent.fetch, offset < pv.pointee.tableBytes else {
+                throw pageFault(linear, intent, isPresent: false)
+            }
+            return (pv.pointee.table &+ offset, false, false)
+        }
+        let top = (isUser ? self.pointee.user_cr3 : self.pointee.cr3) & addressBits & maximumPhysical
+        guard top != 0 else { throw pageFault(linear, intent, isPresent: false) }
+        while true {
+            guard let found = try walk(linear, intent, levels: 4, top: top) else { continue }
+            guard engine.pointee.region(found.physical) != nil else {
+                throw pageFault(linear, intent, isPresent: true, reserved: true)
+            }
+            return found
+        }
+    }
+
+    /// A page table that a PV guest's kernel has mapped as Xen wants it, not to be written. Xen does the writes that the
+    /// kernel tries all the same; here it simply may. What programs can see is left alone: their copies on write.
+    @inline(never) private func isOwnTable(_ entry: UInt64, _ rights: UInt64, _ intent: Intent) -> Bool {
+        guard intent.mode != UInt8(APUS_TLB_USER), entry & (writable | user) == 0 else { return false }
+        let frame = (entry & addressBits) &>> 12
+        return frame < pv.pointee.frames && pv.pointee.levels[Int(truncatingIfNeeded: frame)] != 0
     }
 
     /// Loads PAE's four top entries from the table at `cr3`. Throws #GP, and loads none, if a present one has reserved
@@ -234,6 +268,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
     func loadPhysical<T: Word>(_ physical: UInt64, as: T.Type) -> T {
         let physical = physical & engine.pointee.addressMask
         guard let region = engine.pointee.region(physical) else {
+            if isParavirtual { return 0 }
             return T(truncatingIfNeeded: engine.pointee.bus.readMemory(physical, size: MemoryLayout<T>.size))
         }
         let offset = Int(truncatingIfNeeded: physical &- region.pointee.start)

@@ -14,6 +14,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
 
     @inline(never) private func checkPortBitmap(_ port: UInt16, _ bytes: UInt8) throws(Fault) {
         guard pointee.cr0 & CR0.protection != 0 else { return }
+        if isParavirtual, pv.pointee.portLevel >= (isGuestKernel ? 1 : 3) { return }
         let tss = segment(Seg.tr).pointee
         guard tss.access & Access.present != 0, tss.access & 0xD == 9, tss.limit >= 0x67 else {
             throw raise(Vector.generalProtection, error: 0)

@@ -12,8 +12,9 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
         defer { leaveGuest() }
         while true {
             if self.pointee.nmi_pending, !self.pointee.nmi_blocked, !self.pointee.interrupt_shadow {
-                guard deliverNMI() else { return APUS_EXIT_SHUTDOWN }
+                guard deliverNMI() else { return Int(self.pointee.exit_reason) }
             }
+            if isParavirtual, !takeParavirtualEvent() { return APUS_EXIT_CRASH }
             if self.pointee.window_wanted, canTakeInterrupt { return APUS_EXIT_INTERRUPT_WINDOW }
             if apus_attention(self.pointee.attention) != 0 {
                 // The instruction behind STI or MOV SS comes first, so that the guest gets on.
@@ -99,7 +100,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
             if let insn, self.pointee.pending_kind == 0 {
                 self.pointee.rip = (self.pointee.rip &+ UInt64(insn.pointee.start)) & ripMask
             }
-            if !deliverPending() { return APUS_EXIT_SHUTDOWN }
+            if !deliverPending() { return Int(self.pointee.exit_reason) }
         case Status.exit:
             return Int(self.pointee.exit_reason)
         default: break
@@ -177,7 +178,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
         _ = raise(1)
         self.pointee.pending_kind = kind
         self.pointee.pending_dr6 = causes
-        return deliverPending() ? nil : APUS_EXIT_SHUTDOWN
+        return deliverPending() ? nil : Int(self.pointee.exit_reason)
     }
 
     private func entersHandler(_ opcode: UInt16) -> Bool { opcode >= 0xCC && opcode <= 0xCE || opcode == 0xF1 }

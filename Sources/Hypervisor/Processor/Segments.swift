@@ -45,6 +45,9 @@ struct Descriptor {
 }
 
 extension UnsafeMutablePointer where Pointee == apus_vcpu {
+    /// The level that descriptors are compared with: a PV guest's kernel has that of its programs.
+    @inline(__always) var privilege: UInt8 { isParavirtual ? 3 : pointee.cpl }
+
     /// Linear address of a selector's descriptor, or nil when its table does not hold `bytes` bytes of it.
     func descriptorAddress(_ selector: UInt16, bytes: UInt64 = 8) -> UInt64? {
         let offset = UInt64(selector & 0xFFF8)
@@ -69,6 +72,10 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
     func readDescriptor(
         _ selector: UInt16, fault vector: UInt8 = Vector.generalProtection, external: UInt32 = 0
     ) throws(Fault) -> Descriptor {
+        if isParavirtual {
+            if let descriptor = paravirtualDescriptor(selector) { return descriptor }
+            throw raise(vector, error: UInt32(selector & 0xFFFC) | external)
+        }
         guard let address = descriptorAddress(selector) else {
             throw raise(vector, error: UInt32(selector & 0xFFFC) | external)
         }
@@ -88,7 +95,8 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
 
     /// Sets a descriptor's accessed bit in memory and in `descriptor`.
     func markAccessed(_ selector: UInt16, _ descriptor: inout Descriptor) throws(Fault) {
-        guard descriptor.raw & (1 << 40) == 0, let address = descriptorAddress(selector) else { return }
+        // A PV guest's tables are not its to write, and its hypervisor does not bother.
+        guard descriptor.raw & (1 << 40) == 0, !isParavirtual, let address = descriptorAddress(selector) else { return }
         descriptor.raw |= 1 << 40
         try storeSystem(UInt8(truncatingIfNeeded: descriptor.raw >> 40), address &+ 5)
     }
@@ -102,7 +110,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
         }
         let loaded =
             index == Seg.ss
-            ? try stackSegment(selector, cpl: pointee.cpl, fault: Vector.generalProtection)
+            ? try stackSegment(selector, cpl: privilege, fault: Vector.generalProtection)
             : try dataSegment(selector)
         segment(index).pointee = loaded
         if index < Seg.fs, pointee.code_size != 8 { updateMode() }
@@ -161,7 +169,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
     /// Loads CS from a checked descriptor and sets the privilege level; `updateMode` is left to the caller.
     func setCode(_ selector: UInt16, _ descriptor: Descriptor, cpl: UInt8) {
         pointee.cpl = cpl
-        segment(Seg.cs).pointee = descriptor.segment(selector: selector & 0xFFFC | UInt16(cpl))
+        segment(Seg.cs).pointee = descriptor.segment(selector: selector & 0xFFFC | UInt16(isParavirtual ? 3 : cpl))
     }
 
     /// Clears data segments that the new, lower privilege level may not keep (SDM vol. 2, RET).

@@ -49,6 +49,7 @@ func flagsHandler(_ insn: UnsafeMutablePointer<apus_insn>) -> apus_handler? {
     case 0xFA:
         return { cpu, _ in
             attempt { () throws(Fault) in
+                if cpu.isGuestKernel { return Status.next }
                 try cpu.requireInterruptControl()
                 cpu.clearFlags(RFLAGS.interrupt)
                 return Status.next
@@ -57,6 +58,7 @@ func flagsHandler(_ insn: UnsafeMutablePointer<apus_insn>) -> apus_handler? {
     case 0xFB:
         return { cpu, _ in
             attempt { () throws(Fault) in
+                if cpu.isGuestKernel { return Status.next }
                 try cpu.requireInterruptControl()
                 if UInt64(cpu.pointee.system_flags) & RFLAGS.interrupt == 0 {
                     cpu.pointee.system_flags |= UInt32(RFLAGS.interrupt)
@@ -171,6 +173,7 @@ func fastCallHandler(_ insn: UnsafeMutablePointer<apus_insn>) -> apus_handler? {
     case 0x105:
         return { cpu, insn in
             attempt { () throws(Fault) in
+                if cpu.isParavirtual { return try cpu.paravirtualCall(insn) }
                 try cpu.systemCall(insn)
                 return Status.jump
             }
@@ -185,6 +188,7 @@ func fastCallHandler(_ insn: UnsafeMutablePointer<apus_insn>) -> apus_handler? {
     case 0x134:
         return { cpu, _ in
             attempt { () throws(Fault) in
+                if cpu.isParavirtual { return try cpu.paravirtualEnter() }
                 try cpu.systemEnter()
                 return Status.jump
             }
@@ -292,7 +296,7 @@ func serviceHandler(_ insn: UnsafeMutablePointer<apus_insn>) -> apus_handler? {
     case 0x108, 0x109:
         return { cpu, _ in
             attempt { () throws(Fault) in
-                try cpu.requireSupervisor()
+                try cpu.requirePrivilege()
                 cpu.serialize()
                 return Status.end
             }
@@ -318,7 +322,8 @@ func serviceHandler(_ insn: UnsafeMutablePointer<apus_insn>) -> apus_handler? {
             return Status.end
         }
     case 0x10B, 0x1AA, 0x1B9, 0x1FF:
-        return { cpu, _ in
+        return { cpu, insn in
+            if cpu.isParavirtual, cpu.identifyForced(insn) { return Status.jump }
             _ = cpu.raise(Vector.invalidOpcode)
             return Status.fault
         }
@@ -358,6 +363,10 @@ private func registerGroupHandler(_ modrm: UInt8) -> apus_handler? {
     switch modrm {
     case 0xC1, 0xD9:
         return { cpu, insn in
+            if cpu.isParavirtual {
+                _ = cpu.raise(Vector.invalidOpcode)
+                return Status.fault
+            }
             cpu.pointee.rip = cpu.following(insn)
             cpu.pointee.exit_reason = UInt8(APUS_EXIT_HYPERCALL)
             return Status.exit
@@ -393,7 +402,7 @@ private func registerGroupHandler(_ modrm: UInt8) -> apus_handler? {
         return { cpu, _ in
             attempt { () throws(Fault) in
                 guard cpu.pointee.cr4 & CR4.osXSAVE != 0 else { throw cpu.raise(Vector.invalidOpcode) }
-                try cpu.requireSupervisor()
+                try cpu.requirePrivilege()
                 try cpu.setXCR0(UInt32(truncatingIfNeeded: cpu.pointee.gpr.1), cpu.edxEAX)
                 return Status.end
             }

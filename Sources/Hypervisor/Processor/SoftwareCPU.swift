@@ -32,6 +32,7 @@ public final class SoftwareCPU: VCPUEngine {
         cpu.pointee.near_empty = apus_near(
             tag: 1 << 63 | UInt64.random(in: 0..<1 << 50) << 12,
             host: UInt64(UInt(bitPattern: engine.pointee.spaces.nowhere)), distance: 0)
+        cpu.pointee.paravirtual = map.paravirtual == nil ? 0 : 1
         cpu.pointee.context = UnsafeMutableRawPointer(engine)
         cpu.pointee.attention = attention
         cpu.pointee.jumps = engine.pointee.blocks.jumps
@@ -62,6 +63,7 @@ public final class SoftwareCPU: VCPUEngine {
         case APUS_EXIT_SHUTDOWN: return .shutdown
         case APUS_EXIT_HYPERCALL: return .hypercall
         case APUS_EXIT_INTERRUPT_WINDOW: return .interruptWindow
+        case APUS_EXIT_CRASH: return .failed(cpu.pv.pointee.crash)
         default: return .failed("the processor stopped with code \(cpu.pointee.exit_detail)")
         }
     }

@@ -188,12 +188,17 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
 
     /// The descriptor that LAR, LSL, VERR and VERW may look at; nil clears ZF.
     fileprivate func visibleDescriptor(_ selector: UInt16, systemTypes: UInt16) throws(Fault) -> Descriptor? {
-        guard selector & 0xFFFC != 0, let address = descriptorAddress(selector) else { return nil }
-        let descriptor = Descriptor(raw: try loadSystem(address, as: UInt64.self))
+        guard selector & 0xFFFC != 0, let descriptor = try peekDescriptor(selector) else { return nil }
         if descriptor.isSystem, systemTypes & (1 << UInt16(descriptor.type)) == 0 { return nil }
-        let privilege = max(pointee.cpl, UInt8(selector & 3))
+        let privilege = max(privilege, UInt8(selector & 3))
         guard descriptor.isConforming || privilege <= descriptor.dpl else { return nil }
         return descriptor
+    }
+
+    private func peekDescriptor(_ selector: UInt16) throws(Fault) -> Descriptor? {
+        if isParavirtual { return paravirtualDescriptor(selector) }
+        guard let address = descriptorAddress(selector) else { return nil }
+        return Descriptor(raw: try loadSystem(address, as: UInt64.self))
     }
 
     @inline(__always) fileprivate func setZero(_ value: Bool) {

@@ -100,7 +100,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
     }
 
     private func checkGatePrivilege(_ selector: UInt16, _ descriptor: Descriptor) throws(Fault) {
-        guard descriptor.dpl >= max(pointee.cpl, UInt8(selector & 3)) else {
+        guard descriptor.dpl >= max(privilege, UInt8(selector & 3)) else {
             throw raise(Vector.generalProtection, error: UInt32(selector & 0xFFFC))
         }
     }
@@ -110,7 +110,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
         try checkCodeType(descriptor, selector)
         let allowed =
             descriptor.isConforming
-            ? descriptor.dpl <= pointee.cpl : UInt8(selector & 3) <= pointee.cpl && descriptor.dpl == pointee.cpl
+            ? descriptor.dpl <= privilege : UInt8(selector & 3) <= privilege && descriptor.dpl == privilege
         guard allowed else { throw raise(Vector.generalProtection, error: UInt32(selector & 0xFFFC)) }
         try present(selector, descriptor)
     }
@@ -207,7 +207,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
             return
         }
         var code = try returnDescriptor(selector, offset)
-        let cpl = UInt8(selector & 3)
+        let cpl = isParavirtual ? pointee.cpl : UInt8(selector & 3)
         stack.skip(bytes)
         if cpl == pointee.cpl {
             try markAccessed(selector, &code)
@@ -232,7 +232,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
         let code = try readDescriptor(selector)
         let rpl = UInt8(selector & 3)
         try checkCodeType(code, selector)
-        guard rpl >= pointee.cpl, code.isConforming ? code.dpl <= rpl : code.dpl == rpl else {
+        guard rpl >= privilege, code.isConforming ? code.dpl <= rpl : code.dpl == rpl else {
             throw raise(Vector.generalProtection, error: UInt32(selector & 0xFFFC))
         }
         try present(selector, code)
@@ -301,7 +301,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
         if pointee.cpl > iopl { mask &= ~RFLAGS.interrupt }
         if size == 2 { mask &= 0xFFFF }
         var code = try returnDescriptor(selector, offset)
-        let cpl = UInt8(selector & 3)
+        let cpl = isParavirtual ? pointee.cpl : UInt8(selector & 3)
         if cpl == pointee.cpl, !is64Bit {
             try markAccessed(selector, &code)
             stack.commitPointer()
@@ -310,7 +310,8 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
             let pointer = try stack.pop(size: size)
             let stackSelector = UInt16(truncatingIfNeeded: try stack.pop(size: size))
             let outer = try stackSegment(
-                stackSelector, cpl: cpl, fault: Vector.generalProtection, to64Bit: pointee.long_mode && code.isLong)
+                stackSelector, cpl: isParavirtual ? 3 : cpl, fault: Vector.generalProtection,
+                to64Bit: pointee.long_mode && code.isLong)
             try markAccessed(selector, &code)
             let isOuter = cpl > pointee.cpl
             setCode(selector, code, cpl: cpl)
@@ -347,8 +348,10 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
     }
 
     /// INT n, INT3, INTO and ICEBP: enters the handler, or throws what the gate's checks found.
-    func softwareInterrupt(_ vector: UInt8, _ source: EventSource, next: UInt64) throws(Fault) {
+    func softwareInterrupt(_ vector: UInt8, _ source: EventSource, next: UInt64) throws(Fault) -> UInt32 {
+        if isParavirtual { return try softwareParavirtual(vector, next: next) }
         try enter(vector, source, error: nil, returnTo: next)
+        return Status.jump
     }
 }
 
@@ -446,16 +449,14 @@ private func softwareInterruptHandler(_ insn: UnsafeMutablePointer<apus_insn>) -
         return { cpu, insn in
             attempt { () throws(Fault) in
                 try cpu.softwareInterrupt(Vector.breakpoint, .software, next: cpu.following(insn))
-                return Status.jump
             }
         }
     case 0xCD:
         return { cpu, insn in
             attempt { () throws(Fault) in
                 if cpu.isVirtual8086, cpu.iopl < 3 { throw cpu.raise(Vector.generalProtection, error: 0) }
-                try cpu.softwareInterrupt(
+                return try cpu.softwareInterrupt(
                     UInt8(truncatingIfNeeded: insn.pointee.imm), .software, next: cpu.following(insn))
-                return Status.jump
             }
         }
     case 0xCE:
@@ -463,15 +464,13 @@ private func softwareInterruptHandler(_ insn: UnsafeMutablePointer<apus_insn>) -
             attempt { () throws(Fault) in
                 if cpu.is64Bit { throw cpu.raise(Vector.invalidOpcode) }
                 guard cpu.pointee.arith_flags & 0x800 != 0 else { return Status.next }
-                try cpu.softwareInterrupt(Vector.overflow, .software, next: cpu.following(insn))
-                return Status.jump
+                return try cpu.softwareInterrupt(Vector.overflow, .software, next: cpu.following(insn))
             }
         }
     case 0xF1:
         return { cpu, insn in
             attempt { () throws(Fault) in
                 try cpu.softwareInterrupt(Vector.debug, .trap, next: cpu.following(insn))
-                return Status.jump
             }
         }
     default: return nil

@@ -103,11 +103,8 @@ public struct DomainStarter: Sendable {
         if config.maxmem > total {
             problems.append("memory: the domain wants \(config.maxmem) MiB and the host has \(total) MiB")
         }
-        if config.kind == .pv {
-            problems.append("type='pv' is not supported yet: type='hvm' and type='pvh' are")
-        }
-        if config.kind == .pvh, config.kernel == nil, config.bootloader == nil {
-            problems.append("kernel: type='pvh' needs one")
+        if config.kind != .hvm, config.kernel == nil, config.bootloader == nil {
+            problems.append("kernel: type='\(config.kind.rawValue)' needs one")
         }
         let longest = run.directory(of: config.domid).deviceModel.utf8.count
         if longest > 107 { problems.append("the state directory's path is too long for Unix sockets: \(run.path)") }

@@ -140,6 +140,7 @@ enum {
     APUS_EXIT_HYPERCALL = 3, ///< VMCALL or VMMCALL; `rip` is behind it
     APUS_EXIT_INTERRUPT_WINDOW = 4, ///< an interrupt was waiting and can be delivered now
     APUS_EXIT_FATAL = 5,     ///< the engine cannot go on; `exit_detail` holds a code
+    APUS_EXIT_CRASH = 6,     ///< a PV guest did what its domain does not survive
 };
 
 /// XSAVE area in its standard form (SDM vol. 1 §13.4): x87/MMX at 32, XMM at 160, upper halves of YMM at 576.
@@ -220,7 +221,9 @@ struct apus_vcpu {
     uint64_t x87_data;         ///< and FDP
     uint64_t pdpte[4];         ///< of PAE paging, as loaded with CR3
     uint64_t host_stack;       ///< RSP of the loop while translated code runs
-    uint64_t more_padding[2];  ///< puts `fpu` and `scratch` at multiples of 64
+    uint64_t user_cr3;         ///< of a PV guest: the tables of its user mode; `cr3` has those of its kernel
+    uint64_t paravirtual;      ///< 1: a PV guest, whose kernel runs at CPL 1; see PVState.swift. Together these two put
+                               ///< `fpu` and `scratch` at multiples of 64
     apus_tlb_entry *tlb_read;  ///< the active set, APUS_TLB_ENTRIES each; see `selectTLB`
     apus_tlb_entry *tlb_write;
     apus_tlb_entry *tlb_first; ///< tlb[0][0]
