@@ -160,7 +160,7 @@ let package = Package(
             swiftSettings: language),
         .testTarget(
             name: "KernelTests",
-            dependencies: ["Chips", "DomainConfig", "Host", "Ioreq", "Kernel", "Machine", "Processor"],
+            dependencies: ["CXen", "Chips", "DomainConfig", "Host", "Ioreq", "Kernel", "Machine", "Processor"],
             swiftSettings: language),
         .testTarget(
             name: "DeviceModelTests",

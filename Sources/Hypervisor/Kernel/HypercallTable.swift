@@ -71,6 +71,8 @@ struct Hypercall {
         case Self.physdevOp: return try physicalDevice(a, b)
         case __HYPERVISOR_vm_assist where xen.flavour != .pv: return try assist(a, b)
         case __HYPERVISOR_hvm_op where xen.flavour != .pv: return try hvm(a, b)
+        // Performance counters are for domain 0 to allow.
+        case __HYPERVISOR_xenpmu_op: throw .notSupported
         default: return nil
         }
     }

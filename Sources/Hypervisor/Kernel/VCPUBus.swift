@@ -17,6 +17,8 @@ final class VCPUBus: GuestBus {
     private let memory: Memory
     private let counters: VCPUCounters
     private let scale: TickScale
+    /// A PV domain has nothing of a PC, whatever ports its kernel tries.
+    private let hasBoard: Bool
     /// First byte of the local APIC's window.
     private var localWindow: UInt64?
     /// IA32_TSC_DEADLINE as it was written.
@@ -27,6 +29,7 @@ final class VCPUBus: GuestBus {
     init(_ index: Int, _ domain: Domain, _ counters: VCPUCounters) {
         (self.index, self.domain, self.counters) = (index, domain, counters)
         scale = TickScale(hertz: domain.tsc.hertz)
+        hasBoard = domain.memory.map.paravirtual == nil
         (chipset, client, memory) = (domain.chipset, domain.client, domain.memory)
         localWindow = chipset.localWindow(vcpu: index)
     }
@@ -51,6 +54,7 @@ final class VCPUBus: GuestBus {
 
     func readPort(_ port: UInt16, size: Int) -> UInt32 {
         let ones = UInt32(truncatingIfNeeded: width(size).ones)
+        if !hasBoard { return ones }
         if Chipset.owns(port: port) {
             counters.count(.chip)
             return UInt32(truncatingIfNeeded: chipset.readPort(port, width(size), vcpu: index))
@@ -71,6 +75,7 @@ final class VCPUBus: GuestBus {
     }
 
     func writePort(_ port: UInt16, size: Int, value: UInt32) {
+        if !hasBoard { return }
         if Chipset.owns(port: port) {
             counters.count(.chip)
             return chipset.writePort(port, width(size), UInt64(value), vcpu: index)

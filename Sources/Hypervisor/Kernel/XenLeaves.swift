@@ -85,8 +85,7 @@ struct XenLeaves: Sendable {
             result.ebx = own.ebx & 0xFFFF | idSpace << 16 | id << 24
             // Hypervisor, x2APIC and its timer's TSC-deadline mode.
             result.ecx |= 1 << 31 | (isParavirtual ? 0 : 1 << 24 | 1 << 21)
-            result.edx =
-                result.edx & ~(1 << 9 | 1 << 28) | (hasAPIC && !isParavirtual ? 1 << 9 : 0) | (vcpus > 1 ? 1 << 28 : 0)
+            result.edx = result.edx & ~(1 << 9 | 1 << 28) | (hasAPIC ? 1 << 9 : 0) | (vcpus > 1 ? 1 << 28 : 0)
         case 4 where own.eax & 0x1F != 0:
             // Caches are a core's own; the package has `idSpace` ids.
             result.eax = own.eax & 0x3FFF | (idSpace - 1) << 26
@@ -98,13 +97,15 @@ struct XenLeaves: Sendable {
         return result
     }
 
-    /// VME, PSE, APIC, MTRR, PGE, PSE-36 in leaf 1 and AMD's copy of it; MONITOR, PCID; 1 GiB pages; SMEP, INVPCID, SMAP, UMIP.
+    /// VME, PSE, MTRR, PGE, PSE-36 in leaf 1 and AMD's copy of it; MONITOR, PCID, x2APIC, TSC deadline; 1 GiB pages; SMEP,
+    /// INVPCID, SMAP, UMIP; and the invariant TSC, which Xen shows only to domains that never move.
     private static let hiddenFromPV: [UInt32: CPUIDResult] = [
         1: CPUIDResult(eax: 0, ebx: 0, ecx: 1 << 3 | 1 << 17 | 1 << 21 | 1 << 24, edx: ownedByXen),
         7: CPUIDResult(eax: 0, ebx: 1 << 7 | 1 << 10 | 1 << 20, ecx: 1 << 2, edx: 0),
         0x8000_0001: CPUIDResult(eax: 0, ebx: 0, ecx: 0, edx: ownedByXen | 1 << 26),
+        0x8000_0007: CPUIDResult(eax: 0, ebx: 0, ecx: 0, edx: 1 << 8),
     ]
-    private static let ownedByXen: UInt32 = 1 << 1 | 1 << 3 | 1 << 9 | 1 << 12 | 1 << 13 | 1 << 17
+    private static let ownedByXen: UInt32 = 1 << 1 | 1 << 3 | 1 << 12 | 1 << 13 | 1 << 17
 
     /// Extended topology: two ids a core, `idSpace` a package.
     private func topology(_ subleaf: UInt32, _ id: UInt32) -> CPUIDResult {

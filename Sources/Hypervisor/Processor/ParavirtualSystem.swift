@@ -84,6 +84,8 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
         // Linux looks at it, though it has no local APIC.
         case 0x1B: return 0xFEE0_0800 | (pointee.tsc_aux == 0 ? 0x100 : 0)
         case 0x10, 0x48, 0x10A, 0x1A0, 0xC000_0080, 0xC000_0100...0xC000_0103: return readMSR(number)
+        // HWCR: the time stamp counter runs at P0's rate.
+        case 0xC001_0015: return 1 << 24
         // Microcode revision, machine checks (there are no banks), PAT, and registers of AMD's that read as nothing.
         case 0x8B, 0x179...0x17B, 0x277, 0xC001_0000...0xC001_1FFF: return readMSR(number)
         default: return nil

@@ -15,6 +15,8 @@ extension SoftwareCPU: ParavirtualCPU {
         cpu.pointee.cr4 = 0x660 | (CPUIDProfile.host.offersXSAVE ? CR4.osXSAVE : 0)
         cpu.pointee.efer = 0xD01
         cpu.pointee.xcr0 = 3
+        // XEN_MSR_PAT.
+        cpu.pointee.pat = 0x0000_0501_0007_0406
         (cpu.pointee.cr3, cpu.pointee.user_cr3) = (start.kernelTables, start.userTables)
         // Descriptor tables that no guest address leads to.
         cpu.pointee.gdtr = apus_table(base: HypervisorHole.end - 0x1_0000, limit: 0xEFFF)
@@ -23,6 +25,7 @@ extension SoftwareCPU: ParavirtualCPU {
             cpu.segment(index).pointee = apus_segment(base: 0, limit: 0, selector: 0, access: 0)
         }
         cpu.pv.pointee.kernelStack = start.kernelStack
+        cpu.pv.pointee.portLevel = UInt8((start.flags & RFLAGS.iopl) >> 12)
         setGDT(frames: start.gdtFrames, entries: start.gdtEntries)
         setLDT(base: start.ldtBase, entries: start.ldtEntries)
         clearTraps()

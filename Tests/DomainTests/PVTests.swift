@@ -1,0 +1,147 @@
+// Debian's kernel as a PV domain, from `xl create` to how it ends.
+// Source: the log of the same kernel under Xen 4.17.7 (the lines below were printed there, too).
+
+import Foundation
+import Testing
+
+extension Guests {
+    @Suite("PV domains", .serialized) struct PVTests {
+        private func boot(
+            _ name: String, vcpus: Int = 1, more: String = ""
+        ) throws -> (domain: Domain, console: Console, disk: URL) {
+            let disk = try Site.makeDisk("\(name).img", bytes: 64 << 20)
+            // One partition of Linux's, from 1 MiB on.
+            var table = Data(count: 446) + Data([0, 0, 0, 0, 0x83, 0, 0, 0, 0, 8, 0, 0, 0, 0xF0, 1, 0])
+            table += Data(count: 48) + Data([0x55, 0xAA])
+            let file = try FileHandle(forWritingTo: disk)
+            try file.write(contentsOf: table)
+            let domain = try Domain(
+                name,
+                """
+                type = 'pv'
+                memory = 256
+                vcpus = \(vcpus)
+                kernel = '\(Site.guests.path)/vmlinuz'
+                ramdisk = '\(Site.guests.path)/initrd.gz'
+                extra = 'console=hvc0 panic=-1'
+                disk = ['file:\(disk.path),xvda,w']
+                \(more)
+                """)
+            let console = try domain.console()
+            return (domain, console, disk)
+        }
+
+        /// What Linux says on Xen, whatever the machine is.
+        private static let lines = [
+            "Xen: [mem 0x0000000000000000-0x000000000009ffff] usable", "Hypervisor detected: Xen PV",
+            "ACPI in unprivileged domain disabled", "Released 0 page(s)", "Remapped 0 page(s)",
+            "NX (Execute Disable) protection: active", "Booting kernel on Xen", "Xen version: 4.17.",
+            "(preserve-AD)", "x86/PAT: Configuration [0-7]: WB  WT  UC- UC  WC  WP  UC  UC  ",
+            "Using NULL legacy PIC", "installing Xen timer for CPU 0", "VPMU disabled by hypervisor.",
+            "Performance Events: PMU not available due to virtualization, using software events only.",
+            "Grant table initialized", "clocksource: Switched to clocksource xen",
+            "tsc: Marking TSC unstable due to TSCs unsynchronized", "PCI: System does not support PCI",
+            "x86/mm: Checked W+X mappings: passed, no W+X pages found.", "Run /init as init process",
+        ]
+
+        @Test("Debian's kernel boots, says what it says on Xen, and keeps a file system on xvda", arguments: [1, 2])
+        func boots(vcpus: Int) throws {
+            let (domain, console, disk) = try boot("pv\(vcpus)", vcpus: vcpus)
+            let log = try console.wait(for: "guest#", within: 300)
+            // On Xen it has no such clock either if there is but one processor, and so says less.
+            for line in Self.lines where vcpus > 1 || !line.contains("TSCs unsynchronized") {
+                #expect(log.contains(line), "it never said '\(line)'")
+            }
+            #expect(try console.complaints() == "")
+            #expect(try console.run("nproc").contains("\n\(vcpus)\r\n"))
+            #expect(try console.run("cat /sys/hypervisor/type /sys/hypervisor/guest_type").contains("xen\r\nPV\r\n"))
+            #expect(try console.run("cat /proc/partitions").contains("xvda1"))
+            let written = try console.run(
+                "mkfs.ext4 -q /dev/xvda1 && mount /dev/xvda1 /mnt && cat /bin/busybox >/mnt/file && umount /mnt"
+                    + " && mount /dev/xvda1 /mnt && cmp /bin/busybox /mnt/file && umount /mnt", within: 120)
+            #expect(written.contains("DONE-0"), "\(written)")
+            #expect(try console.complaints() == "")
+            let shutdown = try Site.xl("shutdown", "-w", domain.name)
+            #expect(shutdown.output == "Waiting for 1 domains\nDomain \(domain.id) has been shut down, reason code 0\n")
+            #expect(domain.isGone())
+            let checked = try Site.run(
+                URL(fileURLWithPath: "/sbin/e2fsck"), ["-fn", "\(disk.path)?offset=1048576"])
+            #expect(checked.status == 0, "\(checked.output)\(checked.error)")
+        }
+
+        @Test("Balloon and sysrq reach it, and a reboot makes it anew") func control() throws {
+            let (domain, console, _) = try boot("pv-control", vcpus: 2)
+            try console.wait(for: "guest#", within: 300)
+            #expect(try Site.xl("sysrq", domain.name, "h").status == 0)
+            try console.wait(for: "HELP :", within: 20)
+            for target in ["192", "256"] {
+                #expect(try Site.xl("mem-set", domain.name, target).status == 0)
+                let end = Date().addingTimeInterval(30)
+                while try !Site.xl("list", domain.name).output.contains("  \(target)     2"), Date() < end {
+                    usleep(200_000)
+                }
+                #expect(try Site.xl("list", domain.name).output.contains("  \(target)     2"))
+            }
+            #expect(try console.run("smp-stress 2 2>&1 | tail -n 1", within: 120).contains("DONE-0"))
+            #expect(try console.complaints() == "")
+            #expect(try Site.xl("reboot", domain.name).status == 0)
+            let end = Date().addingTimeInterval(60)
+            var id = "\(domain.id)"
+            while id == "\(domain.id)" || id.isEmpty, Date() < end {
+                usleep(300_000)
+                id = try Site.xl("domid", domain.name).output.trimmingCharacters(in: .whitespacesAndNewlines)
+            }
+            #expect(id != "\(domain.id)")
+            let again = try Console(Site.run.appendingPathComponent("domains/\(id)/console").path)
+            try again.wait(for: "guest#", within: 300)
+        }
+
+        @Test("A panic is a crash, and on_crash says what comes of it") func panics() throws {
+            let (domain, console, _) = try boot("pv-panic", more: "on_crash = 'preserve'")
+            try console.wait(for: "guest#", within: 300)
+            console.send("echo c >/proc/sysrq-trigger\n")
+            try console.wait(for: "Kernel panic - not syncing", within: 30)
+            let end = Date().addingTimeInterval(30)
+            while try !Site.xl("list", domain.name).output.contains("---sc-"), Date() < end { usleep(200_000) }
+            #expect(try Site.xl("list", domain.name).output.contains("---sc-"))
+        }
+
+        @Test("Destroyed in the middle of writes, it leaves a file system that can be repaired") func destroyed() throws
+        {
+            let (domain, console, disk) = try boot("pv-destroyed")
+            try console.wait(for: "guest#", within: 300)
+            let synced = try console.run(
+                "mkfs.ext4 -q /dev/xvda1 && mount /dev/xvda1 /mnt && echo kept >/mnt/kept && sync")
+            #expect(synced.contains("DONE-0"), "\(synced)")
+            console.send("while :; do cat /bin/busybox >/mnt/a; cp /mnt/a /mnt/b; done &\n")
+            sleep(2)
+            #expect(try Site.xl("destroy", domain.name).status == 0)
+            let place = "\(disk.path)?offset=1048576"
+            #expect(try Site.run(URL(fileURLWithPath: "/sbin/e2fsck"), ["-fy", place]).status < 4)
+            let kept = try Site.run(URL(fileURLWithPath: "/sbin/debugfs"), ["-R", "cat /kept", place])
+            #expect(kept.output == "kept\n", "\(kept)")
+        }
+
+        @Test("What is no kernel for it is refused in one line") func refused() throws {
+            func error(_ name: String, _ lines: String) throws -> String {
+                let file = Site.run.appendingPathComponent("\(name).cfg")
+                try Data("name = '\(name)'\ntype = 'pv'\nmemory = 128\n\(lines)\n".utf8).write(to: file)
+                let created = try Site.xl("create", file.path)
+                #expect(created.status != 0)
+                return created.error
+            }
+            func cut(_ name: String, _ bytes: Int) throws -> String {
+                let whole = try Data(contentsOf: Site.guests.appendingPathComponent("vmlinuz"))
+                let file = Site.run.appendingPathComponent(name)
+                try whole.prefix(bytes).write(to: file)
+                return file.path
+            }
+            #expect(try error("pv-text", "kernel = '/etc/passwd'").contains("neither a bzImage nor an ELF file"))
+            #expect(try error("pv-tool", "kernel = '/bin/busybox'").contains("no Xen ELF notes"))
+            #expect(try error("pv-cut", "kernel = '\(try cut("cut", 1 << 20))'").contains("payload"))
+            let kernel = "kernel = '\(Site.guests.path)/vmlinuz'"
+            #expect(try error("pv-disk", "\(kernel)\nramdisk = '/nowhere'").contains("/nowhere"))
+            #expect(try error("pv-small", "\(kernel)\nmemory = 32").contains("MiB"))
+        }
+    }
+}
