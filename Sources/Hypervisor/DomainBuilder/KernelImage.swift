@@ -38,7 +38,11 @@ public struct KernelImage: Sendable {
     /// The ELF file within a bzImage; an ELF file as it is.
     private static func payload(of file: [UInt8]) throws(KernelError) -> [UInt8] {
         guard file.count > 0x260 else { throw .notAKernel }
-        guard file[0x202..<0x206].elementsEqual("HdrS".utf8) else { return try Decompression.unpack(file[...]) }
+        guard file[0x202..<0x206].elementsEqual("HdrS".utf8) else {
+            do { return try Decompression.unpack(file[...]) } catch {
+                throw error == .unknownCompression ? .notAKernel : error
+            }
+        }
         let fields = Fields(file[...], part: "boot header")
         let version = try fields.number(0x206, as: UInt16.self)
         guard version >= 0x208 else { throw .unsupportedFeature("boot protocol below 2.08") }

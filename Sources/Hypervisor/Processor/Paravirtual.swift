@@ -116,6 +116,33 @@ enum HypervisorHole {
     @inline(__always) static func contains(_ linear: UInt64) -> Bool { linear &- start < end &- start }
 }
 
+/// What a PV domain does not survive, with the address it is about.
+enum ParavirtualCrash {
+    case none
+    case noHandler(UInt64)
+    /// An exception's vector, error code, CR2 and RIP.
+    case exception(UInt8, UInt32, UInt64, UInt64)
+    case foreignStack(UInt64)
+    case badStack(UInt64)
+    case badFrame(UInt64)
+    case noTables
+
+    var description: String {
+        func hex(_ value: UInt64) -> String { String(value, radix: 16) }
+        switch self {
+        case .none: return "the domain has crashed"
+        case .noHandler(let rip): return "there is no handler for what happened at \(hex(rip))"
+        case .exception(let vector, let error, let address, let rip):
+            return
+                "exception \(vector) without a handler: error \(hex(UInt64(error))), CR2 \(hex(address)), RIP \(hex(rip))"
+        case .foreignStack(let stack): return "the kernel's stack is at \(hex(stack)), which is the hypervisor's"
+        case .badStack(let stack): return "the kernel's stack cannot be written at \(hex(stack))"
+        case .badFrame(let stack): return "the frame of iret cannot be read at \(hex(stack))"
+        case .noTables: return "iret to a program while there are no tables for programs"
+        }
+    }
+}
+
 /// The engine's part of it.
 struct ParavirtualState {
     private let memory: ParavirtualMemory
@@ -136,7 +163,7 @@ struct ParavirtualState {
     var ldtEntries = 0
     var portLevel: UInt8 = 0
     /// Why the domain cannot go on.
-    var crash = ""
+    var crash = ParavirtualCrash.none
 
     init(_ memory: ParavirtualMemory) {
         self.memory = memory

@@ -23,7 +23,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
     @inline(__always) var isGuestKernel: Bool { pointee.paravirtual != 0 && pointee.cpl != 3 }
 
     /// The domain cannot go on.
-    func crash(_ reason: String) {
+    func crash(_ reason: ParavirtualCrash) {
         pv.pointee.crash = reason
         pointee.exit_reason = UInt8(APUS_EXIT_CRASH)
     }
@@ -76,7 +76,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
         to entry: ParavirtualTrap, from origin: Origin, error: UInt32? = nil, isFailsafe: Bool = false
     ) -> Bool {
         guard entry.address != 0 else {
-            crash("there is no handler for what happened at \(String(origin.rip, radix: 16))")
+            crash(.noHandler(origin.rip))
             return false
         }
         let (pv, isUser) = (pv, pointee.cpl == 3)
@@ -85,7 +85,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
         let code = UInt64(origin.codeSelector & 0xFFFC) | (isUser ? 3 : 0) | (isMasked ? 1 << 32 : 0)
         var stack = (isUser ? pv.pointee.kernelStack : pointee.gpr.4) & ~15
         guard !HypervisorHole.contains(stack &- 1) else {
-            crash("the kernel's stack is at \(String(stack, radix: 16)), which is the hypervisor's")
+            crash(.foreignStack(stack))
             return false
         }
         do throws(Fault) {
@@ -101,7 +101,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
             try push(pointee.gpr.11, on: &stack)
             try push(pointee.gpr.1, on: &stack)
         } catch {
-            crash("the kernel's stack cannot be written at \(String(stack, radix: 16))")
+            crash(.badStack(stack))
             return false
         }
         enterKernel()
@@ -126,8 +126,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
         if vector == Vector.pageFault { pv.pointee.faultAddress = pointee.cr2 }
         let flags = source == .fault ? rflags | RFLAGS.resume : rflags
         guard pv.pointee.traps[Int(vector)].address != 0 else {
-            let details = [UInt64(error ?? 0), pointee.cr2, pointee.rip].map { String($0, radix: 16) }
-            crash("exception \(vector) without a handler: error \(details[0]), CR2 \(details[1]), RIP \(details[2])")
+            crash(.exception(vector, error ?? 0, pointee.cr2, pointee.rip))
             return false
         }
         return bounce(to: pv.pointee.traps[Int(vector)], from: origin(pointee.rip, flags), error: error)
@@ -187,13 +186,13 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
         do throws(Fault) {
             for index in 0..<9 { frame[index] = try loadLinear(stack &+ UInt64(index) * 8, as: UInt64.self, cpl: 0) }
         } catch {
-            crash("the frame of iret cannot be read at \(String(stack, radix: 16))")
+            crash(.badFrame(stack))
             return Status.exit
         }
         let (selector, flags) = (UInt16(truncatingIfNeeded: frame[5]), frame[6])
         let isUser = selector & 3 == 3
         guard !isUser || pointee.user_cr3 != 0 else {
-            crash("iret to a program while there are no tables for programs")
+            crash(.noTables)
             return Status.exit
         }
         pointee.gpr.0 = frame[0]

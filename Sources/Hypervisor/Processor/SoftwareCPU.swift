@@ -63,7 +63,7 @@ public final class SoftwareCPU: VCPUEngine {
         case APUS_EXIT_SHUTDOWN: return .shutdown
         case APUS_EXIT_HYPERCALL: return .hypercall
         case APUS_EXIT_INTERRUPT_WINDOW: return .interruptWindow
-        case APUS_EXIT_CRASH: return .failed(cpu.pv.pointee.crash)
+        case APUS_EXIT_CRASH: return .failed(cpu.pv.pointee.crash.description)
         default: return .failed("the processor stopped with code \(cpu.pointee.exit_detail)")
         }
     }
