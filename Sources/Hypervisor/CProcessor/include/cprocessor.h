@@ -222,7 +222,7 @@ struct apus_vcpu {
     uint64_t pdpte[4];         ///< of PAE paging, as loaded with CR3
     uint64_t host_stack;       ///< RSP of the loop while translated code runs
     uint64_t user_cr3;         ///< of a PV guest: the tables of its user mode; `cr3` has those of its kernel
-    uint64_t paravirtual;      ///< 1: a PV guest, whose kernel runs at CPL 1; see PVState.swift. Together these two put
+    uint64_t paravirtual;      ///< 1: a PV guest, whose kernel runs at CPL 1; see Paravirtual.swift. Together these two put
                                ///< `fpu` and `scratch` at multiples of 64
     apus_tlb_entry *tlb_read;  ///< the active set, APUS_TLB_ENTRIES each; see `selectTLB`
     apus_tlb_entry *tlb_write;
