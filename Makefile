@@ -15,6 +15,7 @@ build:
 	$(SWIFT_BUILD) --product device-model
 	$(SWIFT_BUILD) --product xenstored
 	$(SWIFT_BUILD) --product backend
+	$(SWIFT_BUILD) --product network
 
 # Tests are built for debugging: quick to compile, and overflow or bounds mistakes trap in all of them.
 build-tests:

@@ -21,6 +21,7 @@ let package = Package(
         .executable(name: "device-model", targets: ["device-model"]),
         .executable(name: "xenstored", targets: ["xenstored"]),
         .executable(name: "backend", targets: ["backend"]),
+        .executable(name: "network", targets: ["network"]),
     ],
     targets: [
         // Host: what Apus asks of Linux and of C libraries.
@@ -97,6 +98,18 @@ let package = Package(
             name: "device-model", dependencies: ["Host", "PCBoard"],
             path: "Sources/DeviceModel/device-model", swiftSettings: strict),
 
+        // Networks: frames, and what is on the host's side of them.
+        .systemLibrary(
+            name: "CSlirp", path: "Sources/Network/CSlirp", providers: [.apt(["libslirp-dev"])]),
+        .target(
+            name: "Ethernet", dependencies: ["Host"], path: "Sources/Network/Ethernet", swiftSettings: strict),
+        .target(
+            name: "UserNetwork", dependencies: ["CSlirp", "Ethernet", "Host"], path: "Sources/Network/UserNetwork",
+            swiftSettings: strict),
+        .executableTarget(
+            name: "network", dependencies: ["Host", "UserNetwork"], path: "Sources/Network/network",
+            swiftSettings: strict),
+
         // Back ends.
         .target(name: "XenStore", path: "Sources/Backends/XenStore", swiftSettings: strict),
         .executableTarget(
@@ -112,6 +125,9 @@ let package = Package(
             name: "BlockBackend", dependencies: ["CXen", "Images", "Rings", "XenStore", "XenStoreClient"],
             path: "Sources/Backends/BlockBackend", swiftSettings: strict),
         .target(
+            name: "NetBackend", dependencies: ["CXen", "Ethernet", "Host", "Rings", "XenStore", "XenStoreClient"],
+            path: "Sources/Backends/NetBackend", swiftSettings: strict),
+        .target(
             name: "ConsoleBackend", dependencies: ["CXen", "Host", "Rings"], path: "Sources/Backends/ConsoleBackend",
             swiftSettings: strict),
         .target(
@@ -121,8 +137,8 @@ let package = Package(
         .target(
             name: "DomainBackend",
             dependencies: [
-                "BlockBackend", "ConsoleBackend", "DisplayBackend", "DomainConfig", "Host", "Images", "Ioreq", "Rings",
-                "VNC",
+                "BlockBackend", "ConsoleBackend", "DisplayBackend", "DomainConfig", "Ethernet", "Host", "Images",
+                "Ioreq", "NetBackend", "Rings", "VNC",
                 "XenStore", "XenStoreClient",
             ],
             path: "Sources/Backends/DomainBackend", swiftSettings: strict),
@@ -173,8 +189,8 @@ let package = Package(
         .testTarget(
             name: "BackendsTests",
             dependencies: [
-                "BlockBackend", "ConsoleBackend", "DisplayBackend", "Host", "Images", "Rings", "VNC", "XenStore",
-                "XenStoreClient",
+                "BlockBackend", "ConsoleBackend", "DisplayBackend", "Ethernet", "Host", "Images", "NetBackend", "Rings",
+                "UserNetwork", "VNC", "XenStore", "XenStoreClient",
             ],
             swiftSettings: language),
         .testTarget(name: "DomainBuilderTests", dependencies: ["DomainBuilder"], swiftSettings: language),

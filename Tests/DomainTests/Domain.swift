@@ -74,12 +74,13 @@ final class Domain {
     let id: Int
     private let file: URL
 
-    /// Writes `lines` and a name into a config file and runs `xl create` on it.
-    init(_ name: String, _ lines: String) throws {
+    /// Writes `lines` and a name into a config file and runs `xl create` on it, in a network of its own if one is given.
+    init(_ name: String, _ lines: String, in host: HostNamespace? = nil) throws {
         self.name = "\(name)-\(getpid())"
         file = Site.run.appendingPathComponent("\(name).cfg")
         try Data("name = '\(self.name)'\n\(lines)\n".utf8).write(to: file)
-        let created = try Site.xl("create", file.path)
+        let xl = Site.programs.appendingPathComponent("xl").path
+        let created = try host?.run(xl, "create", file.path) ?? Site.xl("create", file.path)
         guard created.status == 0 else { throw Failure(description: created.error) }
         id = Int(try Site.xl("domid", self.name).output.trimmingCharacters(in: .whitespacesAndNewlines)) ?? -1
     }

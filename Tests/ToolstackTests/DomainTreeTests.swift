@@ -43,15 +43,12 @@ import Testing
         return nodes
     }
 
-    private func config(_ name: String, domid: Int, uuid: String) throws -> (DomainConfig, [NetworkInterface]) {
+    private func config(_ name: String, domid: Int, uuid: String) throws -> DomainConfig {
         let path = fixtures.appendingPathComponent("xenstore/\(name).cfg")
         let reading = DomainConfig.read(ConfigFile([UInt8](try Data(contentsOf: path)), source: name))
         var config = try #require(reading.config)
         (config.domid, config.uuid) = (domid, uuid)
-        let interfaces = reading.interfaces.enumerated().map {
-            NetworkInterface($0.element, number: $0.offset, uuid: uuid)
-        }
-        return (config, interfaces)
+        return config
     }
 
     @Test(
@@ -61,7 +58,7 @@ import Testing
             ("hvm2", 3, "991c8a0b-7870-49fe-b56d-908b8a4eeb98"),
         ])
     func tree(name: String, domid: Int, uuid: String) throws {
-        var (config, interfaces) = try config(name, domid: domid, uuid: uuid)
+        var config = try config(name, domid: domid, uuid: uuid)
         // The captured domain has a Cirrus card with 8 MiB.
         config.display.videoMemory = 8
         var places = DomainTree.Places()
@@ -69,7 +66,7 @@ import Testing
         places.consoleTerminal = "/dev/pts/0"
         if name != "pv2" { (places.deviceModel, places.vnc) = (365, ("127.0.0.1", 5900)) }
         if name == "hvm2" { places.serialTerminal = "/dev/pts/1" }
-        let ours = nodes(DomainTree(config, interfaces: interfaces, places: places).listing)
+        let ours = nodes(DomainTree(config, places: places).listing)
         var theirs = try captured(name)
         if name != "hvm2" {
             // A PV domain of Apus has no device model.
@@ -82,9 +79,9 @@ import Testing
 
     @Test("devices without a back end do not show")
     func services() throws {
-        let (config, interfaces) = try config("pv1", domid: 1, uuid: "5294d373-7171-421f-bd6c-35bb2352bcf4")
+        let config = try config("pv1", domid: 1, uuid: "5294d373-7171-421f-bd6c-35bb2352bcf4")
         let tree = DomainTree(
-            config, interfaces: interfaces, services: [.console, .disks], places: DomainTree.Places())
+            config, services: [.console, .disks], places: DomainTree.Places())
         #expect(tree["/local/domain/1/device/vbd/51712/state"] == "1")
         #expect(tree["/local/domain/1/console/type"] == "xenconsoled")
         for name in ["vif", "vfb", "vkbd"] { #expect(tree["/local/domain/1/device/\(name)"] == nil) }
@@ -92,8 +89,8 @@ import Testing
 
     @Test("parents come before children, and all above a domain is Domain-0's")
     func order() throws {
-        let (config, interfaces) = try config("pv1", domid: 1, uuid: "5294d373-7171-421f-bd6c-35bb2352bcf4")
-        let tree = DomainTree(config, interfaces: interfaces, places: DomainTree.Places())
+        let config = try config("pv1", domid: 1, uuid: "5294d373-7171-421f-bd6c-35bb2352bcf4")
+        let tree = DomainTree(config, places: DomainTree.Places())
         var seen: Set<String> = ["/"]
         for node in tree.nodes {
             #expect(seen.contains(DomainTree.parent(of: node.path)), "\(node.path)")
@@ -117,9 +114,11 @@ import Testing
         let file = ConfigFile(
             Array("name='a'\nkernel='/k'\nvif=['','bridge=br1','mac=00:16:3E:46:B7:45']".utf8), source: "")
         let specifications = DomainConfig.read(file).interfaces
-        let make = { specifications.enumerated().map { NetworkInterface($0.element, number: $0.offset, uuid: "u") } }
-        let interfaces = make()
-        #expect(interfaces == make())
+        let make = {
+            try specifications.enumerated().map { try NetworkInterface($0.element, number: $0.offset, uuid: "u") }
+        }
+        let interfaces = try make()
+        #expect(try interfaces == make())
         #expect(interfaces.count == 3)
         #expect(Set(interfaces.map(\.mac)).count == 3)
         for interface in interfaces { #expect(interface.mac.wholeMatch(of: /00:16:3e(:[0-9a-f]{2}){3}/) != nil) }

@@ -26,8 +26,22 @@ struct BackendFigures: Codable {
         /// Requests that were answered with an error.
         var failures: UInt64
     }
+    struct Interface: Codable {
+        var number: Int
+        /// XenbusState of this end.
+        var state: String
+        /// As the guest sees it: sent is what came from it.
+        var sentFrames: UInt64
+        var sentBytes: UInt64
+        var receivedFrames: UInt64
+        var receivedBytes: UInt64
+        /// Packets that could not be sent, and frames that the guest could not take or did not want.
+        var sendErrors: UInt64
+        var dropped: UInt64
+    }
     var ok = true
     var devices: [Device]
+    var interfaces: [Interface]?
     /// Events from the guest and to it, of all devices, the console and the store.
     var eventsReceived: UInt64
     var eventsSent: UInt64

@@ -1,6 +1,6 @@
-// The back ends of one domain in one process: xenstore's ring, console, disks.
+// The back ends of one domain in one process: xenstore's ring, console, disks, interfaces.
 // Source: docs/ARCHITECTURE.md, "Back ends".
-// Modelled: one event loop for all of them. Not modelled: network.
+// Modelled: one event loop for all of them.
 // Quirks: after an event it looks for the next one for some microseconds before it sleeps, as guests send in bursts.
 
 internal import ConsoleBackend
@@ -37,6 +37,7 @@ public final class DomainBackend {
     private var relay: StoreRelay?
     private var console: ConsoleBackend?
     private var disks: [BlockDevices] = []
+    private var interfaces: NetDevices?
     private let display: DisplayDevices?
     /// On a host with one CPU, looking only keeps the guest from running.
     private let looksOn = Affinity.read(0).count > 1
@@ -75,6 +76,7 @@ public final class DomainBackend {
         try serveGuestStore()
         try serveConsole()
         try serveDisks()
+        try serveInterfaces()
         try display?.start()
         control = try serveControl(in: directory, on: reactor)
         link.attach(to: reactor)
@@ -90,6 +92,7 @@ public final class DomainBackend {
         try ready()
         reactor.run()
         for kind in disks { kind.stop() }
+        interfaces?.stop()
         control?.close()
         display?.stop()
     }
@@ -97,19 +100,27 @@ public final class DomainBackend {
     /// What all devices have done so far.
     var figures: BackendFigures {
         BackendFigures(
-            devices: disks.flatMap(\.figures).sorted { $0.number < $1.number }, eventsReceived: link.eventsReceived,
+            devices: disks.flatMap(\.figures).sorted { $0.number < $1.number }, interfaces: interfaces?.figures,
+            eventsReceived: link.eventsReceived,
             eventsSent: link.eventsSent)
     }
 
-    /// Two connections to a xenstored that has taken the place of one that died: the guest's, and Domain-0's.
+    /// An interface's end of its network; or two connections to a xenstored that has taken the place of one that died:
+    /// the guest's, and Domain-0's.
     private func hearMonitor() {
-        guard let (_, descriptors) = try? monitor.receive(), descriptors.count == 2 else {
+        guard let (message, descriptors) = try? monitor.receive() else {
             return reactor.unwatch(monitor.descriptor.number)
         }
+        if let port = NetDevices.Offer(message), descriptors.count == 1 {
+            interfaces?.connect(port.interface, descriptors[0])
+            return
+        }
+        guard descriptors.count == 2 else { return log("a message of the monitor's makes no sense") }
         do {
             relay?.reconnect(descriptors[0])
             try store.reconnect(StoreSocket(descriptors[1]))
             for kind in disks { try kind.restate() }
+            try interfaces?.restate()
             log("goes on with another xenstored")
         } catch { log("the new xenstored does not answer: \(error)") }
     }
@@ -119,13 +130,14 @@ public final class DomainBackend {
         for _ in 0..<Self.looks {
             _ = link.serveEvents()
             if turn() { return false }
-            let activity = disks.reduce(0) { $0 &+ $1.activity }
+            let activity = disks.reduce(interfaces?.activity ?? 0) { $0 &+ $1.activity }
             let now = monotonicNanoseconds()
             if activity != lastActivity { (lastActivity, hotSince) = (activity, now) }
             let quiet = now &- max(hotSince, link.lastEvent)
             let patience = disks.contains { $0.isWaiting } ? Self.diskNanoseconds : Self.hotNanoseconds
             guard looksOn && quiet < patience else {
-                return disks.allSatisfy { $0.prepareToSleep() } && link.prepareToSleep()
+                return disks.allSatisfy { $0.prepareToSleep() } && interfaces?.prepareToSleep() != false
+                    && link.prepareToSleep()
             }
         }
         return false
@@ -138,6 +150,7 @@ public final class DomainBackend {
         var isBusy = isRelayBusy || isConsoleBusy
         if display?.turn() == true { isBusy = true }
         for kind in disks where kind.turn() { isBusy = true }
+        if interfaces?.turn() == true { isBusy = true }
         return isBusy
     }
 
@@ -164,6 +177,14 @@ public final class DomainBackend {
         }
         readers.onInput = { [unowned console] in console.type($0) }
         (self.console, isConsoleBusy) = (console, true)
+    }
+
+    private func serveInterfaces() throws {
+        let interfaces = try NetDevices(
+            domid: config.domid, vcpus: config.vcpus, store: store, link: link, reactor: reactor)
+        interfaces.onReport = log
+        self.interfaces = interfaces
+        reactor.nextDeadline = { [weak interfaces] in interfaces?.deadline }
     }
 
     private func serveDisks() throws {

@@ -53,6 +53,11 @@ public enum RingFault: Error, Hashable, Sendable {
         unsafe header[Word.requests].load(ordering: .acquiring) != taken && unanswered < slots
     }
 
+    /// Requests that `take` would give; more than there is room for is found by it.
+    public var available: UInt32 {
+        unsafe min(header[Word.requests].load(ordering: .acquiring) &- taken, slots)
+    }
+
     /// Copies the next request into `bytes`, which must have `slotBytes` of them; false if there is none.
     public mutating func take(into bytes: inout [UInt8]) throws(RingFault) -> Bool {
         let end = unsafe header[Word.requests].load(ordering: .acquiring)
@@ -77,6 +82,12 @@ public enum RingFault: Error, Hashable, Sendable {
     public mutating func armForRequests() -> Bool {
         unsafe header[Word.requestEvent].store(taken &+ 1, ordering: .sequentiallyConsistent)
         return unsafe header[Word.requests].load(ordering: .sequentiallyConsistent) != taken && unanswered < slots
+    }
+
+    /// Asks for an event once `count` requests wait; true if so many wait already.
+    public mutating func arm(for count: UInt32) -> Bool {
+        unsafe header[Word.requestEvent].store(taken &+ max(count, 1), ordering: .sequentiallyConsistent)
+        return unsafe header[Word.requests].load(ordering: .sequentiallyConsistent) &- taken >= max(count, 1)
     }
 
     /// Writes a response for one of the requests taken; the guest does not see it yet.

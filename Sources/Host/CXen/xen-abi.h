@@ -20,6 +20,7 @@
 #include <xen/grant_table.h>
 #include <xen/io/ring.h>
 #include <xen/io/blkif.h>
+#include <xen/io/netif.h>
 #include <xen/io/console.h>
 #include <xen/io/fbif.h>
 #include <xen/io/kbdif.h>

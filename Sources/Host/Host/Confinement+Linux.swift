@@ -172,4 +172,19 @@ extension Confinement {
 
     /// New memory to share.
     public static var memoryFiles: Confinement { .allowing(SYS_memfd_create, SYS_ftruncate) }
+
+    /// New sockets of the Internet's families. It has to come before `living`.
+    public static var internet: Confinement {
+        .allowing(
+            SYS_socket, if: Condition(argument: 0, is: UInt32(AF_INET)), Condition(argument: 0, is: UInt32(AF_INET6)),
+            refusal: EACCES)
+            + .allowing(SYS_bind, SYS_listen, SYS_connect)
+    }
+
+    /// Opening files to read them. It has to come before `living`.
+    public static var reading: Confinement {
+        let flags = Condition(argument: 2, mask: UInt32(O_ACCMODE | O_CREAT | O_TRUNC), is: 0)
+        return .allowing(SYS_openat, if: flags, refusal: EACCES)
+            + .allowing(SYS_newfstatat, SYS_stat, SYS_lseek, SYS_getppid)
+    }
 }

@@ -1,6 +1,6 @@
 // Disks, network interfaces, display and serial ports of a config.
 // Source: xl-disk-configuration(5), xl-network-configuration(5), xl.cfg(5) "Guest VGA" and "vfb".
-// Modelled: disks, VNC, serial ports. Not modelled: interfaces (checked, then one warning), SDL, SPICE.
+// Modelled: disks, interfaces, VNC, serial ports. Not modelled: SDL, SPICE.
 // Quirks: xl finds a wrong virtual device only while creating, hence exit code 3.
 
 internal import Foundation
@@ -46,19 +46,28 @@ extension ConfigReader {
         return (directory ?? FileManager.default.currentDirectoryPath) + "/" + path
     }
 
-    mutating func readInterfaces() {
-        let entries = list("vif")
-        for (text, position) in entries {
+    mutating func readInterfaces(_ config: inout DomainConfig) {
+        for (text, position) in list("vif") {
             do throws(DiskError) {
-                let interface = try NetworkSpecification(text)
-                for name in interface.unknown { warn(position, "unknown parameter `\(name)' in `vif'") }
-                interfaces.append(interface)
+                let specification = try NetworkSpecification(text)
+                for name in specification.unknown { warn(position, "unknown parameter `\(name)' in `vif'") }
+                for name in specification.ignored { warn(position, "interface parameter `\(name)' has no effect yet") }
+                let interface = try NetworkInterface(specification, number: interfaces.count, uuid: config.uuid)
+                if config.interfaces.contains(where: { $0.number == interface.number }) {
+                    fail(position, "two interfaces have the number \(interface.number)")
+                }
+                if config.kind == .hvm, let model = interface.model, NetworkInterface.Model(rawValue: model) == nil {
+                    warn(position, "there is no network card \(model) yet: the domain gets e1000")
+                }
+                config.interfaces.append(interface)
+                interfaces.append(specification)
             } catch {
                 fail(position, error.message)
             }
         }
-        if let setting = file.setting("vif"), !entries.isEmpty {
-            warn(setting.position, "`vif' has no effect yet: domains have no network device")
+        let emulated = config.interfaces.filter { config.kind == .hvm && !$0.isParavirtualOnly }
+        if emulated.count > NetworkInterface.mostEmulated, let setting = file.setting("vif") {
+            fail(setting.position, "a domain has \(NetworkInterface.mostEmulated) emulated network cards at most")
         }
     }
 
@@ -159,40 +168,5 @@ extension ConfigReader {
         if !config.usbdevice.isEmpty, let setting = file.setting("usbdevice") {
             warn(setting.position, "`usbdevice' has no effect yet: domains have no USB controller")
         }
-    }
-}
-
-/// One entry of `vif = [...]` (xl-network-configuration(5)).
-public struct NetworkSpecification: Sendable {
-    /// Parameter and value, in order; known ones only.
-    public var parameters: [(name: String, value: String)] = []
-    public var unknown: [String] = []
-
-    static let known: Set<String> = [
-        "mac", "bridge", "gatewaydev", "type", "model", "vifname", "script", "ip", "backend", "rate", "devid", "mtu",
-        "netdev", "trusted", "forwarddev", "accel",
-    ]
-
-    public init(_ text: String) throws(DiskError) {
-        for part in text.split(separator: ",").map(\.trimmed) where !part.isEmpty {
-            let halves = part.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false)
-            let name = String(halves[0].trimmed)
-            guard halves.count == 2, Self.known.contains(name) else {
-                unknown.append(String(part))
-                continue
-            }
-            let value = String(halves[1].trimmed)
-            if name == "mac" && !Self.isAddress(value) { throw DiskError("\"\(value)\" is no MAC address") }
-            if name == "type" && !["ioemu", "vif"].contains(value) {
-                throw DiskError("there is no interface type \"\(value)\": ioemu and vif are known")
-            }
-            parameters.append((name, value))
-        }
-    }
-
-    private static func isAddress(_ text: String) -> Bool {
-        let bytes = text.split(separator: ":", omittingEmptySubsequences: false)
-        return bytes.count == 6
-            && bytes.allSatisfy { (1...2).contains($0.count) && $0.allSatisfy { $0.isASCII && $0.isHexDigit } }
     }
 }

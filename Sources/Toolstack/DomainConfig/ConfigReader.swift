@@ -61,7 +61,7 @@ struct ConfigReader {
         readMachine(&config, utcOffset: utcOffset)
         readBoot(&config)
         readDisks(&config)
-        readInterfaces()
+        readInterfaces(&config)
         readDisplay(&config)
         readSerial(&config)
         readDeviceModel(kind)

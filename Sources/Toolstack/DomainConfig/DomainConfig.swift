@@ -43,6 +43,7 @@ public struct DomainConfig: Codable, Equatable, Sendable {
     public var rtcOffset = 0
     public var engine = Engine.automatic
     public var disks: [Disk] = []
+    public var interfaces: [NetworkInterface] = []
     public var display = Display()
     /// Each entry is the target of one serial port: "pty", "file:PATH", "none".
     public var serial: [String] = []

@@ -49,10 +49,15 @@ public struct ControlReply: Codable, Equatable, Sendable {
         public var writes: Int?
         public var readSectors: Int?
         public var writtenSectors: Int?
+    }
+    public var devices: [Device]?
+    /// A virtual interface and what the guest has sent and received by it (back ends).
+    public struct Interface: Codable, Equatable, Sendable {
+        public var number: Int?
         public var sentBytes: Int?
         public var receivedBytes: Int?
     }
-    public var devices: [Device]?
+    public var interfaces: [Interface]?
     /// Events between guest and back ends, both ways (back ends).
     public var eventsReceived: Int?
     public var eventsSent: Int?

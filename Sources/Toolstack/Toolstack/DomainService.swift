@@ -104,11 +104,17 @@ final class DomainService {
         try monitor.send(Array("{}".utf8), descriptors: [ring.number, backend.number])
     }
 
+    /// Gives the back ends an interface's end of its network.
+    func connect(interface number: Int, _ port: Descriptor) throws(HostFailure) {
+        try monitor.send(Array("{\"interface\":\(number)}".utf8), descriptors: [port.number])
+    }
+
     /// Writes the domain's nodes.
     func publish(_ config: DomainConfig, _ places: DomainTree.Places) throws {
         // An HVM guest would wait for a keyboard that nobody serves.
         let services: DomainTree.Services =
-            config.kind == .hvm ? [.console, .disks] : [.console, .disks, .frameBuffer, .keyboard]
+            config.kind == .hvm
+            ? [.console, .disks, .interfaces] : [.console, .disks, .interfaces, .frameBuffer, .keyboard]
         try store.write(DomainTree(config, services: services, places: places))
     }
 

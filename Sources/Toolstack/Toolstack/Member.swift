@@ -7,7 +7,7 @@ internal import Foundation
 internal import Host
 
 final class Member {
-    enum Program: String { case hypervisor, backend, bootloader, deviceModel = "device-model" }
+    enum Program: String { case hypervisor, backend, bootloader, network, deviceModel = "device-model" }
 
     let program: Program
     let process: ChildProcess

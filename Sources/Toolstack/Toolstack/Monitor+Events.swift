@@ -99,7 +99,9 @@ extension Monitor {
     /// The domain is over: what is left of its processes gets two seconds to end by itself.
     func end() {
         guard phase != .ending else { return }
+        if phase == .running { try? runScripts(isComing: false) }
         phase = .ending
+        userNetworks = nil
         deadline = monotonicNanoseconds() + 2_000_000_000
     }
 
@@ -131,7 +133,7 @@ extension Monitor {
         updateRecord()
         tellWaiters(reason)
         guard reason == "crash" else { return }
-        for program in ["hypervisor", "device-model", "backend"] {
+        for program in ["hypervisor", "device-model", "backend", "network"] {
             let tail = String(decoding: HostFile.tail(directory.log(of: program), limit: 2048), as: UTF8.self)
             for line in tail.split(separator: "\n").suffix(10) { Self.log("  \(program): \(line)") }
         }

@@ -26,6 +26,10 @@ public final class Monitor {
     /// Whether the user wants the domain paused at first.
     var startsPaused = false
     var members: [Member] = []
+    /// How many processes the domain has once all are started.
+    var memberCount = 0
+    /// The way to the process of user networks, if there is one; it ends with it.
+    var userNetworks: MessageSocket?
     var phase = Phase.starting
     /// The first thing that went wrong, and which program it was.
     var failure: (program: Member.Program, sentence: String)?
@@ -148,16 +152,16 @@ public final class Monitor {
         watchStore(service)
         let models = config.kind == .hvm ? try MessageSocket.pair() : nil
         let backends = try MessageSocket.pair()
-        if let models { try start(.deviceModel, [models.1.descriptor.number]) }
+        memberCount = config.kind == .hvm ? 3 : 2
+        let cards = try makeNetworks(service)
+        if let models { try start(.deviceModel, [models.1.descriptor.number] + cards.map(\.number)) }
+        withExtendedLifetime(cards) {}
         let ends = [backends.1, service.backendsMonitor].map(\.descriptor.number)
         try start(.backend, [ends[0], service.ring.number, service.backend.number, ends[1]])
         // It stands until its nodes are in the store.
         try start(
             .hypervisor, [models?.0.descriptor.number, backends.0.descriptor.number], ["--backend", "--paused"])
     }
-
-    /// How many processes a domain of this kind has.
-    var memberCount: Int { config.kind == .hvm ? 3 : 2 }
 
     /// Puts another store in the place of one that dies: its tree is on disk, and the domain needs it.
     private func watchStore(_ service: DomainService) {
@@ -173,7 +177,7 @@ public final class Monitor {
         }
     }
 
-    private func start(_ program: Member.Program, _ peers: [Int32?], _ options: [String] = []) throws {
+    func start(_ program: Member.Program, _ peers: [Int32?], _ options: [String] = []) throws {
         let member = try Member(program, programs: programs, directory: directory, peers: peers, options: options)
         members.append(member)
         reactor.watch(member.status.number) { [unowned self] _ in
@@ -227,6 +231,7 @@ public final class Monitor {
             places.vnc = directory.vncAddress.map { ($0.host, $0.port) }
         }
         try service.publish(config, places)
+        try runScripts(isComing: true)
         if !startsPaused { _ = try Control.ask(directory.control, ControlRequest("unpause")) }
     }
 
@@ -264,7 +269,15 @@ public final class Monitor {
             destroy()
         case "wait": if let known = endAnswer { answer(known) } else { waiters.append(answer) }
         case "status": answer(#"{"ok":true}"#)
-        default: answer(#"{"error":"the monitor knows destroy, wait and status only"}"#)
+        case "network-attach":
+            do {
+                try attach(request.target)
+                answer(#"{"ok":true}"#)
+            } catch {
+                let reply = try? JSONEncoder().encode(ControlReply(error: "\(error)"))
+                answer(String(decoding: reply ?? Data(), as: UTF8.self))
+            }
+        default: answer(#"{"error":"the monitor knows destroy, wait, network-attach and status only"}"#)
         }
     }
 

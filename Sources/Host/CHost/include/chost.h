@@ -10,6 +10,7 @@
 #include <sys/eventfd.h>
 #include <sys/syscall.h>
 #include <sys/timerfd.h>
+#include <sys/uio.h>
 
 /// Waits while `*word == expected`, at most `nanoseconds` (UINT64_MAX: for ever). 0 or -errno.
 int chost_futex_wait(volatile uint32_t *word, uint32_t expected, uint64_t nanoseconds);
@@ -60,4 +61,18 @@ void chost_cpuid(unsigned leaf, unsigned subleaf, unsigned *registers);
 void chost_name_thread(const char *name);
 /// Gets or sets the processors a thread may run on, one bit each. 0 or -errno.
 int chost_affinity(int thread, unsigned char *bits, size_t size, int set);
+/// Whether this network namespace has a bridge of that name (/sys may show another namespace).
+int chost_is_bridge(const char *name);
+/// Makes the tap `name` with frame headers (struct virtio_net_hdr), puts it on `bridge` unless that is empty, and takes it
+/// up. It goes with its descriptor. Descriptor (non-blocking) or -errno.
+int chost_tap(const char *name, const char *bridge, int mtu);
+/// Two connected ends over which frames go like over a tap: one message a frame, a header of 10 bytes first. 0 or -errno.
+int chost_frame_sockets(int *ends);
+/// Sends a frame: header (10 bytes), its start, and at most 64 more pieces. Bytes sent or -errno.
+long chost_send_frame(int port, const void *header, const void *start, size_t start_bytes, const struct iovec *pieces,
+                      int count);
+/// Receives a frame's header (10 bytes) and the frame. Bytes of both or -errno.
+long chost_receive_frame(int port, void *header, void *bytes, size_t room);
+/// Leaves this process and its children nothing of the file system but reading `paths` (Landlock). 0 or -errno.
+int chost_read_only_paths(const char *const *paths, int count);
 #endif

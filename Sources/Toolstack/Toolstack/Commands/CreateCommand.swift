@@ -91,6 +91,9 @@ private struct CreateRun {
             if options.has("c") { _ = try? ConsoleClient($0).run() }
         }
         let directory = session.run.directory(of: record.domid)
+        if let interfaces = try? directory.readConfig().interfaces {
+            for note in interfaces.compactMap(HostNetwork.note) { session.complain(note) }
+        }
         if options.has("json") {
             let members: [(String, PrettyJSON)] = [("domid", .number(record.domid)), ("name", .string(record.name))]
             session.print(PrettyJSON.object(members).text + "\n")

@@ -131,7 +131,17 @@ private struct BackendFigures: Decodable {
         var readSectors: Double
         var writtenSectors: Double
     }
+    struct Interface: Decodable {
+        var number: Int
+        var sentFrames: Double
+        var sentBytes: Double
+        var receivedFrames: Double
+        var receivedBytes: Double
+        var sendErrors: Double
+        var dropped: Double
+    }
     var devices: [Device]
+    var interfaces: [Interface]?
     var eventsReceived: Double
     var eventsSent: Double
 }
@@ -188,7 +198,26 @@ extension Metrics {
         }
     }
 
+    private mutating func addInterfaces(_ figures: BackendFigures, _ labels: Labels) {
+        for interface in figures.interfaces ?? [] {
+            let labels = labels + [("interface", "\(interface.number)")]
+            for (direction, frames, bytes) in [
+                ("sent", interface.sentFrames, interface.sentBytes),
+                ("received", interface.receivedFrames, interface.receivedBytes),
+            ] {
+                let labels = labels + [("direction", direction)]
+                add("apus_vif_frames_total", "Frames of PV interfaces, as the guest sees them.", labels, frames)
+                add("apus_vif_bytes_total", "Bytes of PV interfaces, as the guest sees them.", labels, bytes)
+            }
+            for (kind, count) in [("send", interface.sendErrors), ("receive", interface.dropped)] {
+                let labels = labels + [("direction", kind)]
+                add("apus_vif_dropped_total", "Frames of PV interfaces that were lost.", labels, count)
+            }
+        }
+    }
+
     private mutating func add(_ figures: BackendFigures, _ labels: Labels) {
+        addInterfaces(figures, labels)
         for device in figures.devices {
             let labels = labels + [("device", "\(device.number)")]
             let requests = [

@@ -1,6 +1,6 @@
 // xl network-attach, network-detach, network-list: network interfaces of a running domain.
 // Source: xl(1), xl-network-configuration(5); columns captured on Xen 4.17.7.
-// Modelled: the store's side. Whether an interface works is its back end's matter; one that does not answer is an error.
+// Modelled: the store's side, and the monitor's, which connects an interface with the host.
 // Quirks: as with xl, a MAC address names an interface too.
 
 internal import DomainConfig
@@ -14,21 +14,19 @@ extension Command {
             + "[mtu=NUMBER] [type=TYPE]", leastOperands: 1,
         run: { session, options throws(ToolstackError) in
             let record = try session.running(options.operands[0])
-            let specification: NetworkSpecification
-            do throws(DiskError) {
-                specification = try NetworkSpecification(options.operands.dropFirst().joined(separator: ","))
-            } catch {
-                throw ToolstackError(error.message)
-            }
-            for name in specification.unknown {
-                throw ToolstackError("unrecognized argument `\(name)'", exitCode: 1, isVerbatim: true)
-            }
             let devices = try session.withStore { (store) throws(StoreFailure) in
                 try store.devices("vif", of: record.domid)
             }
             let taken = Set(devices.map(\.number))
             let free = (0...taken.count).first { !taken.contains($0) } ?? 0
-            let interface = NetworkInterface(specification, number: free, uuid: record.uuid)
+            let interface: NetworkInterface
+            do throws(DiskError) {
+                let specification = try NetworkSpecification(options.operands.dropFirst().joined(separator: ","))
+                for name in specification.unknown { throw DiskError("unrecognized argument `\(name)'") }
+                interface = try NetworkInterface(specification, number: free, uuid: record.uuid)
+            } catch {
+                throw ToolstackError(error.message, exitCode: 1, isVerbatim: true)
+            }
             guard let config = try? session.run.directory(of: record.domid).readConfig() else {
                 throw ToolstackError("the domain's config is gone")
             }
@@ -37,7 +35,16 @@ extension Command {
                 for line in device.backEntries.sorted(by: <) { session.print("\(line.key) = \(line.value)\n") }
                 return 0
             }
+            if taken.contains(interface.number) {
+                throw ToolstackError("device vif \(interface.number) is there already")
+            }
+            if let note = HostNetwork.note(interface) { session.complain(note) }
+            guard let json = try? JSONEncoder().encode(interface) else { throw ToolstackError("no interface") }
+            let target = String(decoding: json, as: UTF8.self)
+            _ = try Control.ask(
+                session.run.directory(of: record.domid).monitor, ControlRequest("network-attach", target: target))
             try session.attach(device, called: "vif \(interface.number)", to: record)
+            try session.change(record) { $0.interfaces.append(interface) }
             return 0
         })
 
@@ -54,6 +61,7 @@ extension Command {
                 throw ToolstackError("Unknown device \(name).", isVerbatim: true)
             }
             try session.detach(device, kind: "vif", called: "vif \(device.number)", from: record, forced: session.force)
+            try session.change(record) { config in config.interfaces.removeAll { $0.number == device.number } }
             return 0
         })
 

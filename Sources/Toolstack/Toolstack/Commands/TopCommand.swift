@@ -207,8 +207,10 @@ extension Session {
             figures.writes += device.writes ?? 0
             figures.readSectors += device.readSectors ?? 0
             figures.writtenSectors += device.writtenSectors ?? 0
-            figures.sentKiB += (device.sentBytes ?? 0) / 1024
-            figures.receivedKiB += (device.receivedBytes ?? 0) / 1024
+        }
+        for interface in reply.interfaces ?? [] {
+            figures.sentKiB += (interface.sentBytes ?? 0) / 1024
+            figures.receivedKiB += (interface.receivedBytes ?? 0) / 1024
         }
         return figures
     }

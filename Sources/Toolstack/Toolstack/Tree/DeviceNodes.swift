@@ -32,11 +32,11 @@ public struct DeviceNodes: Equatable, Sendable {
     }
 
     static func all(
-        of config: DomainConfig, interfaces: [NetworkInterface], services: DomainTree.Services
+        of config: DomainConfig, services: DomainTree.Services
     ) -> [DeviceNodes] {
         var all: [DeviceNodes] = []
         if services.contains(.disks) { all += config.disks.compactMap { DeviceNodes(disk: $0, of: config) } }
-        if services.contains(.interfaces) { all += interfaces.map { DeviceNodes(interface: $0, of: config) } }
+        if services.contains(.interfaces) { all += config.interfaces.map { DeviceNodes(interface: $0, of: config) } }
         let hasFrameBuffer = config.kind != .hvm && config.frameBuffer == true
         if services.contains(.frameBuffer), hasFrameBuffer { all.append(DeviceNodes(frameBufferOf: config)) }
         if services.contains(.keyboard), hasFrameBuffer || config.kind == .hvm {
@@ -83,6 +83,7 @@ public struct DeviceNodes: Equatable, Sendable {
         ]) { $1 }
         if let address = interface.address { backEntries["ip"] = address }
         if let rate = interface.rate { backEntries["rate"] = rate }
+        if let device = interface.hostDevice { backEntries["vifname"] = device }
     }
 
     init(frameBufferOf config: DomainConfig) {

@@ -56,13 +56,13 @@ public struct DomainTree: Equatable, Sendable {
 
     /// The tree of the domain that `config` describes.
     public init(
-        _ config: DomainConfig, interfaces: [NetworkInterface] = [], services: Services = .all, places: Places
+        _ config: DomainConfig, services: Services = .all, places: Places
     ) {
         addDomain(config, places)
         addVirtualMachine(config, places)
         addLibrary(config)
         if services.contains(.console) { addConsole(config, places) }
-        for device in DeviceNodes.all(of: config, interfaces: interfaces, services: services) { add(device) }
+        for device in DeviceNodes.all(of: config, services: services) { add(device) }
     }
 
     /// The value at `path`; nil if there is no such node.

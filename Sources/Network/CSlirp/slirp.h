@@ -1,0 +1,2 @@
+// libslirp: a user network (Debian: libslirp-dev).
+#include <slirp/libslirp.h>
