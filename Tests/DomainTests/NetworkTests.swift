@@ -19,10 +19,8 @@ final class HostNamespace {
     }
 
     deinit {
-        for server in servers {
-            server.terminate()
-            server.waitUntilExit()
-        }
+        // It has the test's signal mask, and may not hear others.
+        for server in servers { kill(server.processIdentifier, SIGKILL) }
         _ = try? Site.run(Self.ip, ["netns", "del", name])
     }
 
