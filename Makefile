@@ -2,7 +2,7 @@
 SWIFT_BUILD = swift build -c release
 export SWIFT_BACKTRACE = enable=no
 
-.PHONY: all build build-tests test unit-test domain-test soak check format demo bench bench-cpu bench-disk bench-engine
+.PHONY: all build build-tests test unit-test domain-test test-debian soak check format demo bench bench-cpu bench-disk bench-engine
 .PHONY: bench-ioreq clean
 
 all: build
@@ -36,6 +36,12 @@ domain-test: build build-tests
 	@scripts/install-packages demo
 	@scripts/guests installer linux
 	swift test --skip-build --filter DomainTests
+
+# A whole Debian on two processors, with 20 minutes of work that must always find the same. Half an hour; needs root.
+test-debian: build build-tests
+	@scripts/install-packages demo debian
+	@scripts/guests debian
+	APUS_DEBIAN=1 swift test --skip-build --filter DebianTests
 
 # Random code on interpreter, translator and host: optimised, APUS_CASES for each of the suites (some twenty).
 soak:
