@@ -1,124 +1,13 @@
 // What an HVM guest finds of Xen: one sentence a fact, on port 0xE9. Runs in flat 32-bit mode without paging.
 // Source: Xen's public headers (numbers and layouts); docs/misc/hvm-emulated-unplug.pandoc; what Windows' drivers do.
 // Covered: leaves, hypercalls, shared info, parameters, callbacks, event channels, store, console, grants, unplugging.
-// Quirks: a 32-bit guest: 1024 ports, the pending bits at 2048, the masks at 2176.
 
-typedef unsigned char u8;
-typedef unsigned short u16;
-typedef unsigned int u32;
-typedef unsigned long long u64;
+#include "../common/guest.h"
 
-#define SELF 0x7FF0
-#define SHARED 0x200000u
-#define OTHER 0x300000u
-#define TABLE 0x400000u
-#define STORE 0xFEFFC000u
-#define CONSOLE 0xFEFFF000u
-#define LOCAL 0xFEE00000u
-enum { MEMORY_OP = 12, XEN_VERSION = 17, GRANT_OP = 20, SCHED_OP = 29, EVENT_OP = 32, HVM_OP = 34 };
-enum { CALLBACK_IRQ = 0, STORE_PFN = 1, STORE_PORT = 2, CONSOLE_PFN = 17, CONSOLE_PORT = 18 };
-
-static int failures;
-static u8 page[4096] __attribute__((aligned(4096)));
 static u8 granted[4096] __attribute__((aligned(4096)));
 static u8 copied[4096] __attribute__((aligned(4096)));
 static struct { u16 low, selector; u8 zero, type; u16 high; } __attribute__((packed)) idt[256];
 static volatile u32 vectors, locals, lines, pins;
-
-static void out8(u16 port, u8 value) { asm volatile("outb %0, %1" : : "a"(value), "Nd"(port)); }
-static void out16(u16 port, u16 value) { asm volatile("outw %0, %1" : : "a"(value), "Nd"(port)); }
-static void out32(u16 port, u32 value) { asm volatile("outl %0, %1" : : "a"(value), "Nd"(port)); }
-static u8 in8(u16 port) { u8 value; asm volatile("inb %1, %0" : "=a"(value) : "Nd"(port)); return value; }
-static u16 in16(u16 port) { u16 value; asm volatile("inw %1, %0" : "=a"(value) : "Nd"(port)); return value; }
-static u32 in32(u16 port) { u32 value; asm volatile("inl %1, %0" : "=a"(value) : "Nd"(port)); return value; }
-static u32 word(u32 address) { return *(volatile u32 *)address; }
-static u8 byte(u32 address) { return *(volatile u8 *)address; }
-static void put(u32 address, u32 value) { *(volatile u32 *)address = value; }
-
-static void say(const char *text) { while (*text) out8(0xE9, *text++); }
-
-static void check(int holds, const char *sentence)
-{
-    say(holds ? "PASS " : "FAIL ");
-    say(sentence);
-    say("\n");
-    failures += !holds;
-}
-
-static void leaf(u32 number, u32 sub, u32 r[4])
-{
-    asm volatile("cpuid" : "=a"(r[0]), "=b"(r[1]), "=c"(r[2]), "=d"(r[3]) : "a"(number), "c"(sub));
-}
-
-#define CALL(how) \
-    asm volatile(how : "=a"(result) : "0"(number), "b"(a), "c"(b), "d"(c), "r"(entry) : "memory")
-
-static int through_page(u32 number, u32 a, u32 b, u32 c)
-{
-    int result;
-    register u32 entry asm("edi") = (u32)page + number * 32;
-    CALL("call *%%edi");
-    return result;
-}
-static int by_vmcall(u32 number, u32 a, u32 b, u32 c)
-{
-    int result;
-    register u32 entry asm("edi") = 0;
-    CALL("vmcall");
-    return result;
-}
-static int by_vmmcall(u32 number, u32 a, u32 b, u32 c)
-{
-    int result;
-    register u32 entry asm("edi") = 0;
-    CALL("vmmcall");
-    return result;
-}
-static int call(u32 number, u32 command, void *argument) { return through_page(number, command, (u32)argument, 0); }
-
-static int place(u32 space, u32 index, u32 address)
-{
-    struct { u16 domid, size; u32 space, index, frame; } place = { SELF, 0, space, index, address >> 12 };
-    return call(MEMORY_OP, 7, &place);
-}
-
-static int set_parameter(u32 index, u64 value)
-{
-    struct { u16 domid, pad; u32 index; u64 value; } p = { SELF, 0, index, value };
-    return call(HVM_OP, 0, &p);
-}
-static u64 parameter(u32 index)
-{
-    struct { u16 domid, pad; u32 index; u64 value; } p = { SELF, 0, index, ~0ull };
-    return call(HVM_OP, 1, &p) ? ~0ull : p.value;
-}
-
-// Event channels. Masks begin at 2048 + 1024 / 8.
-static int send(u32 port) { return call(EVENT_OP, 4, &port); }
-static int is_pending(u32 port) { return byte(SHARED + 2048 + port / 8) >> port % 8 & 1; }
-static void clear(u32 port)
-{
-    *(volatile u8 *)(SHARED + 2048 + port / 8) &= ~(1 << port % 8);
-    put(SHARED + 4, 0);
-    *(volatile u8 *)SHARED = 0;
-}
-static u32 bind(u16 domid, u32 remote)
-{
-    struct { u16 domid, pad; u32 remote, local; } b = { domid, 0, remote, 0 };
-    return call(EVENT_OP, 0, &b) ? 0 : b.local;
-}
-static u32 allocate(u16 remote)
-{
-    struct { u16 domid, remote; u32 port; } a = { SELF, remote, 0 };
-    return call(EVENT_OP, 6, &a) ? 0 : a.port;
-}
-struct status { u16 domid, pad; u32 port, status, vcpu; u16 remote, pad2; u32 other; };
-static struct status status(u32 port)
-{
-    struct status s = { SELF, 0, port, 99, 0, 0, 0, 0 };
-    if (call(EVENT_OP, 5, &s)) s.status = 100;
-    return s;
-}
 
 static void wait(void)
 {
@@ -144,11 +33,6 @@ static void gate(u8 vector, void (*handler)(void))
     idt[vector].high = (u32)handler >> 16;
 }
 
-static u32 config(u32 devfn, u32 offset)
-{
-    out32(0xCF8, 0x80000000 | devfn << 8 | offset);
-    return in32(0xCFC);
-}
 static void configure(u32 devfn, u32 offset, u8 value)
 {
     out32(0xCF8, 0x80000000 | devfn << 8 | (offset & ~3));
@@ -187,7 +71,7 @@ static void test_leaves(void)
 
 static void test_hypercalls(void)
 {
-    asm volatile("wrmsr" : : "c"(0x40000000), "a"((u32)page), "d"(0));
+    fill_hypercall_page();
     check(page[0] == 0xB8 && page[32] == 0xB8 && page[32 * 17 + 1] == 17, "the hypercall page is filled in");
     int version = through_page(XEN_VERSION, 0, 0, 0);
     check(version >> 16 == 4, "a call through the page answers");
@@ -245,8 +129,7 @@ static void test_callbacks(void)
     u32 seen = lines;
     wait();
     check(lines == seen, "the line falls with the pending flag");
-    u32 device = 0;
-    while (device < 32 && config(device << 3, 0) != 0x00015853) device++;
+    u32 device = platform_device();
     configure(1 << 3, 0x60 + ((device + 3) & 3), 11);
     set_parameter(CALLBACK_IRQ, 1ull << 56 | (device << 3) << 8);
     raise(first, port);
@@ -313,9 +196,7 @@ struct grant_copy { u32 source; u16 source_domain, source_offset; u32 target; u1
 
 static void test_grants(u16 self)
 {
-    u32 device = 0;
-    while (device < 32 && config(device << 3, 0) != 0x00015853) device++;
-    u32 bar = config(device << 3, 0x14) & ~0xFu;
+    u32 bar = config(platform_device() << 3, 0x14) & ~0xFu;
     check(bar != 0 && word(bar) == 0, "memory of the platform device is there");
     struct { u16 domid, pad; u32 now, most; short status; } size = { SELF, 0, 0, 0, 1 };
     check(through_page(GRANT_OP, 6, (u32)&size, 1) == 0 && size.status == 0 && size.most >= 32, "the table's size");

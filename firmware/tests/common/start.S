@@ -49,8 +49,9 @@ packet:
     .word 0xAA55
 
     .section .text
-    # One entry for each way an interrupt comes; they count and acknowledge.
+    # One entry for each way an interrupt comes, for the guests that have handlers.
     .macro entry name
+    .weak \name
     .globl \name\()_entry
 \name\()_entry:
     pusha
