@@ -1,4 +1,4 @@
-// A running PVH guest against captures of Xen: its tree in the store, the lists, its life.
+// Running PVH and PV guests against captures of Xen: its tree in the store, the lists, its life.
 // Source: output captured on Xen 4.17.7 (Tests/Fixtures/xenstore).
 // Covered: `xenstore-ls -fp` node by node, xl list, vcpu-list, block-list, mem-set, hot-plug, shutdown, reboot.
 // Quirks: what must differ (names, numbers, frames, host paths) is compared as present, with its permissions.
@@ -7,7 +7,7 @@ import Foundation
 import Testing
 
 extension Guests {
-    @Suite("A PVH guest beside Xen's", .serialized) struct XenComparisonTests {
+    @Suite("Guests beside Xen's", .serialized) struct XenComparisonTests {
         /// Nodes whose values are the host's or the start's.
         static let varying = [
             "/frontend-id$", "/params$", "/physical-device-path$", "/sectors$", "/ring-ref$", "/tty$", "/domid$",
@@ -47,12 +47,14 @@ extension Guests {
             return nodes
         }
 
-        private func boot(_ name: String, memory: Int = 256) throws -> (domain: Domain, console: Console) {
+        private func boot(_ name: String, type: String = "pvh", memory: Int = 256) throws -> (
+            domain: Domain, console: Console
+        ) {
             let disk = try Site.makeDisk("\(name).img", bytes: 16 << 20)
             let domain = try Domain(
                 name,
                 """
-                type='pvh'
+                type='\(type)'
                 memory=\(memory)
                 kernel='\(Site.guests.path)/vmlinuz'
                 ramdisk='\(Site.guests.path)/initrd.gz'
@@ -64,11 +66,16 @@ extension Guests {
             return (domain, console)
         }
 
-        @Test("Its tree in the store is Xen's, node by node") func tree() throws {
-            let (domain, console) = try boot("tree", memory: 128)
+        @Test("Its tree in the store is Xen's, node by node", arguments: ["pvh", "pv"]) func tree(type: String) throws {
+            let (domain, console) = try boot("tree-\(type)", type: type, memory: 128)
             // The disk's driver is a module that loads last.
             try console.wait(for: "guest#")
-            try Self.compare(domain, with: "pv2", domid: 4, uuid: "5bfac518-8197-4b98-9500-ce520f2b2bde")
+            // Of a PV domain it tells the kernel, too, and that it is one.
+            let isPV = type == "pv"
+            try Self.compare(
+                domain, with: "pv2", domid: 4, uuid: "5bfac518-8197-4b98-9500-ce520f2b2bde",
+                absent: isPV ? Self.absent.filter { !$0.hasSuffix("/image") } : Self.absent,
+                varying: isPV ? Self.varying.filter { !$0.hasPrefix("^/libxl") } + ["/image/[a-z]+$"] : Self.varying)
         }
 
         /// Compares the store with a capture of Xen's, both ways.

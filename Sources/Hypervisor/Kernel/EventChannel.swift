@@ -1,6 +1,6 @@
-// Event channels, two-level: ports, what each is bound to, and the bits that the guest sees.
+// Event channels: ports, what each is bound to, and the bits of the two-level form that the guest sees.
 // Source: Xen public/event_channel.h; xen/common/event_channel.c and event_2l.c (rules and errors).
-// Modelled: unbound, interdomain with domain 0, IPIs, virtual interrupts. Not modelled: physical interrupts, FIFO.
+// Modelled: unbound, interdomain with domain 0, IPIs, virtual interrupts. Not modelled: physical interrupts.
 // Quirks: port 0 is never given out; global virtual interrupts bind to vCPU 0. A back end's end of a channel has a
 // number of its own and outlives the guest's end: Windows' drivers reset all ports and bind to it anew.
 
@@ -42,16 +42,38 @@ final class EventChannels: Sendable {
     private let shared: SharedInfo
     private let domid: UInt16
     private let ports = Mutex(Table())
+    private let vcpus: Int
+    /// The guest's events come in FIFO form; see FIFOEvents.swift.
+    private let queues = Mutex<FIFOEvents?>(nil)
+    var fifo: FIFOEvents? { queues.withLock { $0 } }
+    /// One past the highest port there can be.
+    var limit: Int { fifo == nil ? shared.layout.ports : FIFOEvents.ports }
 
-    init(_ shared: SharedInfo, domid: UInt16) { (self.shared, self.domid) = (shared, domid) }
+    init(_ shared: SharedInfo, domid: UInt16, vcpus: Int) {
+        (self.shared, self.domid, self.vcpus) = (shared, domid, vcpus)
+    }
+
+    /// Goes over to the FIFO form, with a vCPU's control block.
+    func beginFIFO(_ vcpu: Int, _ page: GuestArea, offset: Int) throws(XenError) {
+        let early = Set(ports.withLock { Array($0.ports.keys) }.filter { isPending($0) })
+        let isTaken = queues.withLock { queues in
+            let fifo = queues ?? FIFOEvents(vcpus: vcpus, early: early)
+            guard fifo.setControl(vcpu, page, offset: offset) else { return false }
+            queues = fifo
+            return true
+        }
+        guard isTaken else { throw .invalid }
+    }
 
     // MARK: binding
 
     /// Takes the lowest free port.
     private func allocate(_ binding: Binding, vcpu: Int = 0) throws(XenError) -> Int {
-        let limit = shared.layout.ports
+        let (limit, fifo) = (limit, fifo)
         let found: Int? = ports.withLock { ports in
-            guard let free = (1..<limit).first(where: { ports[$0] == nil }) else { return nil }
+            guard let free = (1..<limit).first(where: { ports[$0] == nil && !(fifo?.isLinked($0) ?? false) }) else {
+                return nil
+            }
             ports[free] = Port(binding: binding, vcpu: vcpu)
             return free
         }
@@ -123,6 +145,7 @@ final class EventChannels: Sendable {
 
     func closeAll() {
         for port in ports.withLock({ Array($0.ports.keys) }) { try? close(port) }
+        queues.withLock { $0 = nil }
     }
 
     /// A back end takes the other end of a port that waits for it, or of one it had before. Its own port's number,
@@ -192,6 +215,10 @@ final class EventChannels: Sendable {
     /// Sets a port's pending bit. nil: there is no such port, or it was pending. `isNew`: its vCPU must be told.
     func setPending(_ port: Int) -> (vcpu: Int, isNew: Bool)? {
         guard let vcpu = ports.withLock({ $0[port]?.vcpu }), let page = shared.page else { return nil }
+        if let fifo {
+            let (isNew, isReady) = fifo.setPending(port, vcpu: vcpu)
+            return isNew || isReady ? (vcpu, isReady && mark(vcpu)) : nil
+        }
         let layout = shared.layout
         guard port < layout.ports, !page.setBit(layout.pending * 8 + port) else { return nil }
         return (vcpu, !page.hasBit(layout.mask * 8 + port) && select(port, vcpu, layout))
@@ -205,8 +232,14 @@ final class EventChannels: Sendable {
         return info.exchange(1, at: 0) == 0
     }
 
+    /// Sets evtchn_upcall_pending; whether it was clear.
+    private func mark(_ vcpu: Int) -> Bool { shared.info(vcpu)?.exchange(1, at: 0) == 0 }
+
     /// Clears the mask bit; the vCPU to tell if that made the port deliverable.
     func unmask(_ port: Int) throws(XenError) -> Int? {
+        if let fifo, let vcpu = ports.withLock({ $0[port]?.vcpu }) {
+            return fifo.unmask(port) && fifo.setPending(port, vcpu: vcpu).isReady && mark(vcpu) ? vcpu : nil
+        }
         let layout = shared.layout
         guard let vcpu = ports.withLock({ $0[port]?.vcpu }), let page = shared.page, port < layout.ports else {
             throw .invalid
@@ -216,11 +249,15 @@ final class EventChannels: Sendable {
     }
 
     func isPending(_ port: Int) -> Bool {
+        if let fifo { return fifo.isPending(port) }
         let layout = shared.layout
         return port < layout.ports && shared.page?.hasBit(layout.pending * 8 + port) ?? false
     }
 
-    private func clearPending(_ port: Int) { shared.page?.clearBit(shared.layout.pending * 8 + port) }
+    private func clearPending(_ port: Int) {
+        if let fifo { return fifo.clearPending(port) }
+        shared.page?.clearBit(shared.layout.pending * 8 + port)
+    }
 }
 
 // MARK: - EVTCHNOP_*
@@ -263,9 +300,9 @@ extension Hypercall {
         case EVTCHNOP_reset:
             try requireSelf(try read(address, 2).u16(0))
             xen.events.closeAll()
-        // FIFO channels: the guest falls back to two levels, so this is no news for the log.
-        case EVTCHNOP_init_control, EVTCHNOP_expand_array, EVTCHNOP_set_priority:
-            return XenError.notImplemented.rawValue
+        case EVTCHNOP_init_control: try initialiseControl(address)
+        case EVTCHNOP_expand_array: try expandArray(address)
+        case EVTCHNOP_set_priority: try setPriority(address)
         default: throw .notImplemented
         }
         return 0
@@ -282,7 +319,7 @@ extension Hypercall {
         var call = try read(address, 24)
         try requireSelf(call.u16(0))
         let port = Int(call.u32(4))
-        guard port < xen.shared.layout.ports else { throw .invalid }
+        guard port < xen.events.limit else { throw .invalid }
         let status = xen.events.status(port)
         call.set(UInt32(status?.vcpu ?? 0), at: 12)
         switch status?.binding {

@@ -84,6 +84,15 @@ internal import Synchronization
         ).exchanged
     }
 
+    /// Replaces an aligned 32-bit word if it holds `expected`; whether it did.
+    func compareExchange(_ expected: UInt32, _ value: UInt32, at offset: Int) -> Bool {
+        guard holds(offset, 4), offset & 3 == 0 else { return false }
+        let word = unsafe (base + offset).assumingMemoryBound(to: Atomic<UInt32>.self)
+        return unsafe word.pointee.compareExchange(
+            expected: expected, desired: value, ordering: .sequentiallyConsistent
+        ).exchanged
+    }
+
     /// Replaces an aligned 64-bit word by what `change` makes of it.
     func replace64(at offset: Int, _ change: (UInt64) -> UInt64) {
         guard holds(offset, 8), offset & 7 == 0 else { return }

@@ -106,7 +106,7 @@ extension Hypercall {
         let list = count == 0 ? nil : try read(call.long(0), Int(count) * 4)
         for index in 0..<Int(count) {
             let port = Int(list?.u32(index * 4) ?? 0)
-            guard port < xen.shared.layout.ports else { throw .invalid }
+            guard port < xen.events.limit else { throw .invalid }
             ports.append(port)
         }
         let timeout = call.u64(isLong ? 16 : 8)

@@ -109,7 +109,7 @@ final class XenDomain: @unchecked Sendable {
         grants = GrantTable(frames)
         waits = VCPUWaits(vcpus: count)
         parameters = HVMParameters(vcpus: count)
-        events = EventChannels(shared, domid: machine.domid)
+        events = EventChannels(shared, domid: machine.domid, vcpus: count)
         timers = XenTimers(vcpus: count)
         reservation = Reservation()
         output = GuestOutput()
