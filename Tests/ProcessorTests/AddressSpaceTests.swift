@@ -94,10 +94,27 @@ import Testing
         var spaces = AddressSpaces()
         defer { spaces.deallocate() }
         var refused = 0
-        for page in 0..<40_000 as Range<UInt64> where !spaces.noteCode(page << 12, isUser: true) { refused += 1 }
+        for page in 0..<40_000 as Range<UInt64> where !spaces.noteCode(page << 12, isUser: false) { refused += 1 }
         #expect(refused >= 1)
-        #expect(spaces.codeUse(39_999 << 12) & 2 != 0)
-        #expect(spaces.codeUse(1 << 63 | 39_999 << 12) == 0)
+        #expect(spaces.hasSupervisorCode(39_999 << 12))
+        #expect(!spaces.hasSupervisorCode(1 << 63 | 39_999 << 12))
+    }
+
+    @Test func pagesOfCodeAreKnownOfEachAddressSpace() {
+        var spaces = AddressSpaces()
+        defer { spaces.deallocate() }
+        let (first, page) = (spaces.current, 0x40_0000 as UInt64)
+        _ = spaces.noteCode(page, isUser: true)
+        #expect(spaces.hasUserCode(page))
+        spaces.enter(1)
+        #expect(!spaces.hasUserCode(page))
+        spaces.enter(0)
+        #expect(spaces.current == first && spaces.hasUserCode(page))
+        // PCID 8 takes its place: what PCID 0 had is forgotten as a whole.
+        spaces.enter(8)
+        #expect(!spaces.hasUserCode(page))
+        spaces.enter(0)
+        #expect(spaces.current != first && !spaces.hasUserCode(page))
     }
 
     @Test func INVPCIDChecksItsDescriptor() {

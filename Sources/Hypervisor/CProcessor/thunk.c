@@ -8,7 +8,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-_Static_assert(sizeof(apus_vcpu) < 512 << 10, "operands' places fit in what SIMD.swift keeps of them");
+_Static_assert(offsetof(apus_vcpu, jump_cache) < 512 << 10, "operands' places fit in what SIMD.swift keeps of them");
 _Static_assert(offsetof(apus_vcpu, fpu) % 16 == 0, "FXSAVE wants its image aligned");
 
 /// Maps code at a multiple of a huge page, if it is large, and asks for huge pages: few entries of the host's TLB then do.

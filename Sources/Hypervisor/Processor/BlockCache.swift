@@ -18,7 +18,7 @@ struct FetchEntry {
 struct BlockCache {
     static let insnSlots = 1 << 18
     static let blockSlots = 1 << 16
-    static let hashSlots = 1 << 15
+    static let hashSlots = 1 << 16
     static let pageSlots = 1 << 14
     static let fetchSlots = 1024
     static let longestBlock = 64
@@ -28,7 +28,6 @@ struct BlockCache {
     let hashes: UnsafeMutablePointer<Block?>
     let pages: UnsafeMutablePointer<Block?>
     let fetches: UnsafeMutablePointer<FetchEntry>
-    let jumps: UnsafeMutablePointer<apus_jump>
     /// The blocks of instructions that cross pages or lie in no RAM, by linear address (in `physical`); the bytes
     /// they were decoded from are compared each time.
     let singles: UnsafeMutablePointer<apus_block>
@@ -56,8 +55,6 @@ struct BlockCache {
         pages.initialize(repeating: nil, count: Self.pageSlots)
         fetches = .allocate(capacity: Self.fetchSlots)
         fetches.initialize(repeating: FetchEntry(), count: Self.fetchSlots)
-        jumps = .allocate(capacity: Int(APUS_JUMPS))
-        jumps.initialize(repeating: apus_jump(linear: 0, key: 0, block: nil, native: nil), count: Int(APUS_JUMPS))
         misses = .allocate(capacity: Self.missSlots)
         misses.initialize(repeating: (0, 32), count: Self.missSlots)
         singles = .allocate(capacity: Self.singleSlots)
@@ -82,7 +79,6 @@ struct BlockCache {
         hashes.deallocate()
         pages.deallocate()
         fetches.deallocate()
-        jumps.deallocate()
     }
 
     /// The place for the single instruction at a linear address.
@@ -90,7 +86,7 @@ struct BlockCache {
         singles + Int(truncatingIfNeeded: linear ^ linear &>> 12) & (Self.singleSlots - 1)
     }
 
-    private static func mask(_ bytes: Int) -> (UInt64, UInt64) {
+    @inline(__always) private static func mask(_ bytes: Int) -> (UInt64, UInt64) {
         if bytes >= 16 { return (.max, .max) }
         return bytes >= 8 ? (.max, (1 &<< UInt64(8 * (bytes - 8))) &- 1) : ((1 &<< UInt64(8 * bytes)) &- 1, 0)
     }
@@ -427,7 +423,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
     }
 
     @inline(__always) func jumpSlot(_ linear: UInt64) -> Int {
-        Int(truncatingIfNeeded: (linear ^ linear &>> 12) & UInt64(APUS_JUMPS - 1))
+        Int(apus_jump_slot(linear))
     }
 
     /// Where an instruction is fetched from; a nil host address means the bus.

@@ -147,8 +147,12 @@ struct Emitter {
         byte(0x8D)
         let middle = (target & 7) << 3
         if let base {
-            byte(0x84 | middle)
+            let isShort = displacement == Int32(Int8(truncatingIfNeeded: displacement))
+            let isAbsent = displacement == 0 && base & 7 != 5
+            byte((isAbsent ? 0x04 : isShort ? 0x44 : 0x84) | middle)
             byte(scale << 6 | (index & 7) << 3 | base & 7)
+            if isAbsent { return }
+            if isShort { return byte(UInt8(truncatingIfNeeded: displacement)) }
         } else {
             byte(0x04 | middle)
             byte(scale << 6 | (index & 7) << 3 | 5)

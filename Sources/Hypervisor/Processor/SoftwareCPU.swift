@@ -24,8 +24,8 @@ public final class SoftwareCPU: VCPUEngine {
         map.engines.add(engine)
         let room = Int(APUS_STACK_ROOM)
         let memory = UnsafeMutableRawPointer.allocate(
-            byteCount: room + MemoryLayout<apus_vcpu>.size, alignment: 4096)
-        memory.initializeMemory(as: UInt8.self, repeating: 0, count: room + MemoryLayout<apus_vcpu>.size)
+            byteCount: room + apus_vcpu_bytes(), alignment: 4096)
+        memory.initializeMemory(as: UInt8.self, repeating: 0, count: room + apus_vcpu_bytes())
         cpu = (memory + room).bindMemory(to: apus_vcpu.self, capacity: 1)
         cpu.pointee.host_mxcsr = 0x1F80
         // Nobody can guess it, and whoever did would only find memory of no use.
@@ -35,7 +35,7 @@ public final class SoftwareCPU: VCPUEngine {
         cpu.pointee.paravirtual = map.paravirtual == nil ? 0 : 1
         cpu.pointee.context = UnsafeMutableRawPointer(engine)
         cpu.pointee.attention = attention
-        cpu.pointee.jumps = engine.pointee.blocks.jumps
+        cpu.pointee.jumps = apus_first_jump(cpu)
         cpu.pointee.tlb_first = apus_first_entry(cpu)
         cpu.clearTLB(sets: Int(APUS_TLB_WATCHED) * 2 + 1)
         apus_clear_near(cpu)

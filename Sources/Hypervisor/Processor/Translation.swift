@@ -19,6 +19,8 @@ struct Translation {
         var hasUpper = false
         var hasX87 = false
         var knowsX87Block = false
+        /// Something out of line leads here.
+        var isNeeded = false
         /// Jumps from where the slot in front of the TLB was not the only reason.
         var more: [UnsafeMutablePointer<UInt8>] = []
     }
@@ -35,6 +37,14 @@ struct Translation {
         let isApart: Bool
         /// It checks for a group.
         let leads: Bool
+    }
+    /// An indirect branch whose target the jump cache does not have.
+    struct Stray {
+        let jump: UnsafeMutablePointer<UInt8>
+        let index: Int
+        let number: Int
+        let stack: Int32
+        let isApart: Bool
     }
     /// A conditional branch out of the block.
     struct Branch {
@@ -69,12 +79,15 @@ struct Translation {
     var knowsX87Block = false
     /// Jumps of places where the XMM or x87 registers cannot be loaded, and the instruction before.
     var refusals: [(jump: UnsafeMutablePointer<UInt8>, index: Int)] = []
-    private var slow = Slow(index: 0, isApart: false, jumps: (nil, nil, nil))
+    var slow = Slow(index: 0, isApart: false, jumps: (nil, nil, nil))
     var misses: [Miss] = []
     /// TLB set in use.
     var tlbMode: UInt8
     var slows: [Slow] = []
     var branches: [Branch] = []
+    var strays: [Stray] = []
+    /// Of each instruction, the guest registers whose upper halves are zero before it, a bit each.
+    var short: [UInt16] = []
     /// Accesses that share a check, and which of them an instruction belongs to; see TranslationGroups.swift.
     var groups: [AccessGroup] = []
     var groupOf: [Int] = []
@@ -136,6 +149,7 @@ struct Translation {
         main = [Boundary?](repeating: nil, count: count + 1)
         apart = main
         findGroups()
+        findShort()
         emitInstructions(0, count)
         if !isEnded { leave(Int(block.pointee.bytes), count) }
         emitBranches(from: 0)
@@ -143,6 +157,7 @@ struct Translation {
         emitter.at = cold
         emitApart()
         emitMisses()
+        emitStrays()
         emitSlow()
         if let trial {
             emitter.aim(trial.jump, emitter.at)
@@ -214,7 +229,7 @@ struct Translation {
         }
         if plans[index].changesFlags { (isNative, isSaved) = (true, false) }
         let hasMissed = misses.last.map { $0.index == index && $0.isApart == isApart && !$0.leads } ?? false
-        guard slow.jumps.0 != nil || hasMissed else { return slow.number }
+        guard slow.jumps.0 != nil || hasMissed || slow.isNeeded else { return slow.number }
         slow.resume = emitter.at
         slow.restores = isNative && plans[index].liveOut != 0
         (slow.isVector, slow.hasUpper) = (isVector, hasUpper)

@@ -119,7 +119,8 @@ extension Translation {
         case .store, .single: return (insn.pointee.op_size, writesPlace(plan))
         case .load: return (sourceSize(insn), false)
         case .setIf: return (1, true)
-        case .wideGeneral: return (Int(insn.pointee.prefixes) & APUS_PREFIX_REXW != 0 ? 8 : 4, false)
+        case .extended where insn.pointee.opcode != 0x2F6: return nil
+        case .wideGeneral, .extended: return (Int(insn.pointee.prefixes) & APUS_PREFIX_REXW != 0 ? 8 : 4, false)
         case .vector:
             guard let form = VectorForm.of(insn) else { return nil }
             let (bytes, aligned) = operand(insn, form)
@@ -184,6 +185,33 @@ extension Translation {
         }
     }
 
+    /// Fills `short`: an operation of 32 bits clears the upper half of its destination.
+    mutating func findShort() {
+        var known: UInt16 = 0
+        for index in 0..<count {
+            short.append(known)
+            let (insn, plan) = (insn(index), plans[index])
+            let changed = changes(index)
+            if let move = changed.1 { known &= ~(1 << UInt16(move.register)) }
+            guard changed.0 != 0 else { continue }
+            let size = insn.pointee.op_size
+            switch plan.form {
+            // Those of fewer bits leave the upper half alone; MUL and IMUL do not write their operand.
+            case .setIf: continue
+            case .single where plan.opcode & 0xFE == 0xF6 && plan.extensionCode >= 4:
+                known &= ~UInt16(truncatingIfNeeded: changed.0)
+            case .store, .single, .moveImmediate:
+                guard size >= 4 else { continue }
+                known &= ~UInt16(truncatingIfNeeded: changed.0)
+                if size == 4, insn.pointee.mem == 0 { known |= 1 << UInt16(insn.pointee.rm & 15) }
+            case .load where size == 4 && plan.opcode != 0x1BC && plan.opcode != 0x1BD,
+                .loadAddress where size == 4:
+                known |= 1 << UInt16(insn.pointee.reg & 15)
+            default: known &= ~UInt16(truncatingIfNeeded: changed.0)
+            }
+        }
+    }
+
     private func registers(_ number: UInt8) -> UInt32 { 1 << UInt32(number & 15) }
 
     private func single(_ insn: Insn, _ plan: NativePlan, _ rm: UInt32) -> (UInt32, Move?) {
@@ -225,7 +253,11 @@ extension Translation {
         let (address, scratch) = (HostRegister.address, HostRegister.scratch)
         clobberFlags(plan)
         let base = guest(group.base, scratch)
-        emitter.insn(0x8D, 8, address, .memory(base, group.low))
+        if group.low != 0 {
+            emitter.insn(0x8D, 8, address, .memory(base, group.low))
+        } else {
+            emitter.move(address, base)
+        }
         translateRange(group.high - group.low, write: group.writes, slot: Int(group.base))
         if isPlain(group.leader) {
             emitter.insn(0x8D, 8, scratch, .memory(address, -group.low))

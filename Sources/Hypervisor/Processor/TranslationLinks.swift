@@ -44,4 +44,36 @@ extension Translation {
         retire(number)
         Translator.emitDispatch(&emitter, exit: common.exit)
     }
+
+    /// The same before anything of the branch is done, with a target in r10 that may not be canonical: then the jump
+    /// cache does not have it, and its handler raises the exception. `stack`: how far the stack pointer moves.
+    mutating func leaveUnchecked(_ number: Int, stack: Int32) {
+        let jump = Translator.emitSearch(&emitter)
+        strays.append(Stray(jump: jump, index: index, number: number, stack: stack, isApart: isApart))
+        slow.isNeeded = true
+        commit(number, stack)
+        Translator.emitFollow(&emitter, exit: common.exit)
+    }
+
+    private mutating func commit(_ number: Int, _ stack: Int32) {
+        if stack != 0 { moveStack(stack) }
+        emitter.store(HostRegister.address, .state(StateOffset.rip))
+        retire(number)
+    }
+
+    /// Emits the ways of targets that the jump cache does not have.
+    mutating func emitStrays() {
+        for stray in strays {
+            emitter.aim(stray.jump, emitter.at)
+            slow = Slow(index: stray.index, isApart: stray.isApart, jumps: (nil, nil, nil))
+            checkTarget()
+            if let jump = slow.jumps.0,
+                let place = slows.firstIndex(where: { $0.index == stray.index && $0.isApart == stray.isApart })
+            {
+                slows[place].more.append(jump)
+            }
+            commit(stray.number, stray.stack)
+            emitter.jump(to: common.exit)
+        }
+    }
 }

@@ -9,30 +9,33 @@ extension Translation {
     // MARK: Memory
 
     /// The operand's linear address in r10.
-    mutating func loadAddress(_ insn: Insn) {
-        let address = HostRegister.address
+    mutating func loadAddress(_ insn: Insn) { loadAddress(insn, into: HostRegister.address, 8) }
+
+    /// LEA: the effective address in a register of the host.
+    mutating func loadAddress(_ insn: Insn, into target: UInt8, _ size: UInt8) {
         let displacement = insn.pointee.disp
         var base: UInt8?
         switch insn.pointee.base {
         case UInt8(APUS_NO_REG): break
         case UInt8(APUS_RIP):
-            emitter.load(address, .state(StateOffset.rip))
-            base = address
-        default: base = guest(insn.pointee.base, address)
+            emitter.load(HostRegister.address, .state(StateOffset.rip))
+            base = HostRegister.address
+        default: base = guest(insn.pointee.base, HostRegister.address)
         }
         if insn.pointee.index != UInt8(APUS_NO_REG) {
             let index = guest(insn.pointee.index, HostRegister.scratch)
             emitter.address(
-                address, base: base, index: index, scale: insn.pointee.scale, displacement: displacement)
+                target, base: base, index: index, scale: insn.pointee.scale, displacement: displacement, size: size)
         } else if let base {
             if displacement != 0 {
-                emitter.insn(0x8D, 8, address, .memory(base, displacement))
-            } else if base != address {
-                emitter.move(address, base)
+                emitter.insn(0x8D, size, target, .memory(base, displacement))
+            } else if base != target || size == 4 {
+                emitter.insn(0x89, size, base, .register(target))
             }
         } else {
-            emitter.insn(0xC7, 8, 0, .register(address))
+            emitter.insn(0xC7, 8, 0, .register(target))
             emitter.long(displacement)
+            if size == 4 { emitter.insn(0x89, 4, target, .register(target)) }
         }
     }
 

@@ -32,9 +32,7 @@ extension Translation {
         case .callIndirect: emitCallIndirect(insn, plan, index)
         case .jumpIndirect:
             loadTarget(insn, plan)
-            checkTarget()
-            emitter.store(HostRegister.address, .state(StateOffset.rip))
-            leaveIndirect(index + 1)
+            leaveUnchecked(index + 1, stack: 0)
         case .callReturn: emitReturn(insn, plan, index)
         case .exchangeMemory: emitExchangeMemory(insn, plan)
         case .divide: emitDivide(insn, plan)
@@ -105,13 +103,19 @@ extension Translation {
         }
         let source = guest(reg, HostRegister.scratch)
         // With memory, BT and its like would take the whole bit number.
-        if pinned(rm) == nil, plan.opcode < 0x100, size == 8 || size >= 4 && !writes {
+        if plan.opcode < 0x100, worksInPlace(rm, size, writes: writes) {
             return emitter.insn(plan.opcode, size, source, .state(Int32(rm) * 8))
         }
         let target =
             plan.opcode == 0x89 && size == 4 ? pinned(rm) ?? HostRegister.address : guest(rm, HostRegister.address)
         emitter.insn(plan.opcode, size, source, .register(target))
         if writes { giveBack(rm, target) }
+    }
+
+    /// Whether an operation may work on a guest register where it lies in the vCPU: one of 32 bits must clear the rest.
+    private func worksInPlace(_ register: UInt8, _ size: UInt8, writes: Bool) -> Bool {
+        guard pinned(register) == nil, size >= 4 else { return false }
+        return size == 8 || !writes || short[index] & 1 << UInt16(register) != 0
     }
 
     /// The opcode whose R/M operand is the source; TEST has but one.
@@ -170,11 +174,19 @@ extension Translation {
         } else {
             prepareFlags(plan)
             let rm = insn.pointee.rm
-            isInPlace = pinned(rm) == nil && (size == 8 || size >= 4 && !writes)
+            isInPlace = worksInPlace(rm, size, writes: writes)
             target = isInPlace ? rm : guest(rm, HostRegister.address)
             place = isInPlace ? .state(Int32(rm) * 8) : .register(target)
         }
         if plan.isLocked { emitter.byte(0xF0) }
+        if plan.opcode == 0x81,
+            insn.pointee.imm == UInt64(bitPattern: Int64(Int8(truncatingIfNeeded: insn.pointee.imm)))
+        {
+            emitter.insn(0x83, size, plan.extensionCode, place)
+            emitter.byte(UInt8(truncatingIfNeeded: insn.pointee.imm))
+            if insn.pointee.mem == 0, writes, !isInPlace { giveBack(insn.pointee.rm, target) }
+            return
+        }
         emitter.insn(plan.opcode, size, plan.extensionCode, place)
         switch plan.opcode {
         case 0x80, 0x81, 0xC6, 0xC7: immediate(insn, size)
@@ -198,15 +210,11 @@ extension Translation {
     }
 
     private mutating func emitLoadAddress(_ insn: Insn) {
-        loadAddress(insn)
         let reg = insn.pointee.reg
         let size = insn.pointee.op_size
-        if let target = pinned(reg) {
-            emitter.insn(0x89, size, HostRegister.address, .register(target))
-        } else {
-            if size == 4 { emitter.insn(0x89, 4, HostRegister.address, .register(HostRegister.address)) }
-            emitter.store(HostRegister.address, .state(Int32(reg) * 8))
-        }
+        if let target = pinned(reg) { return loadAddress(insn, into: target, size) }
+        loadAddress(insn, into: HostRegister.address, size)
+        emitter.store(HostRegister.address, .state(Int32(reg) * 8))
     }
 
     private mutating func emitMoveImmediate(_ insn: Insn) {
@@ -276,7 +284,7 @@ extension Translation {
         translateAddress(bytes, write: write)
         return .memory(HostRegister.address, 0)
     }
-    private mutating func moveStack(_ bytes: Int32) { emitter.insn(0x8D, 8, stack, .memory(stack, bytes)) }
+    mutating func moveStack(_ bytes: Int32) { emitter.insn(0x8D, 8, stack, .memory(stack, bytes)) }
 
     private mutating func emitPush(_ insn: Insn, _ plan: NativePlan) {
         let place = stackPlace(-8, 8, write: true, plan)
@@ -356,7 +364,7 @@ extension Translation {
     }
 
     /// Gives up unless r10 is canonical.
-    private mutating func checkTarget() {
+    mutating func checkTarget() {
         emitter.move(HostRegister.scratch, HostRegister.address)
         emitter.bytes(0x49, 0xC1, 0xE3, 16, 0x49, 0xC1, 0xFB, 16)  // shl r11, 16; sar r11, 16
         emitter.insn(0x39, 8, HostRegister.address, .register(HostRegister.scratch))
@@ -379,9 +387,6 @@ extension Translation {
         let place = stackPlace(0, 8, write: false, plan)
         clobberFlags(plan)
         emitter.load(HostRegister.address, place)
-        checkTarget()
-        moveStack(8 + Int32(insn.pointee.imm & 0xFFFF))
-        emitter.store(HostRegister.address, .state(StateOffset.rip))
-        leaveIndirect(index + 1)
+        leaveUnchecked(index + 1, stack: 8 + Int32(insn.pointee.imm & 0xFFFF))
     }
 }

@@ -15,7 +15,7 @@ enum StateOffset {
     static let modeKey = place(\.mode_key)
     static let attention = place(\.attention)
     static let instructions = place(\.instructions)
-    static let jumps = place(\.jumps)
+    static let jumps = Int32(truncatingIfNeeded: apus_jump_cache_offset())
     static let flags = place(\.native_flags)
     static let target = place(\.native_target)
     static let vectorLive = place(\.vector_live)
@@ -324,20 +324,31 @@ struct Translator {
 
     /// Goes on at `rip`, which r10 holds, by the jump cache, or leaves.
     static func emitDispatch(_ emitter: inout Emitter, exit: UnsafeMutablePointer<UInt8>) {
-        let (address, scratch) = (HostRegister.address, HostRegister.scratch)
-        emitter.move(scratch, address)
-        emitter.bytes(0x49, 0xC1, 0xEB, 12)  // shr r11, 12
-        emitter.insn(0x31, 8, address, .register(scratch))  // xor r11, r10
-        emitter.bytes(0x41, 0x81, 0xE3)  // and r11d, slots - 1
-        emitter.long(Int32(APUS_JUMPS) - 1)
-        emitter.bytes(0x49, 0xC1, 0xE3, 5)  // shl r11, 5
-        emitter.insn(0x03, 8, scratch, .state(StateOffset.jumps))
-        emitter.insn(0x39, 8, address, .memory(scratch, 0))
+        emitter.aim(emitSearch(&emitter), exit)
+        emitFollow(&emitter, exit: exit)
+    }
+
+    /// The offset of the jump cache's entry for r10, in r11; a jump for when that is another's.
+    static func emitSearch(_ emitter: inout Emitter) -> UnsafeMutablePointer<UInt8> {
+        emitter.bytes(0x45, 0x69, 0xDA)  // imul r11d, r10d, factor
+        emitter.long(Int32(APUS_JUMP_FACTOR))
+        let scale = Int32(MemoryLayout<apus_jump>.stride.trailingZeroBitCount)
+        emitter.bytes(0x41, 0xC1, 0xEB, UInt8(Int32(APUS_JUMP_SHIFT) - scale))  // shr r11d, ...
+        emitter.bytes(0x41, 0x81, 0xE3)  // and r11d, ...
+        emitter.long((Int32(APUS_JUMPS) - 1) << scale)
+        emitter.bytes(0x4E, 0x39, 0x94, 0x1C)  // cmp [rsp + r11 + linear], r10
+        emitter.long(StateOffset.jumps)
+        return emitter.jump(if: 5)
+    }
+
+    /// Goes on by the entry that r11 leads to, if mode and address space are the same.
+    static func emitFollow(_ emitter: inout Emitter, exit: UnsafeMutablePointer<UInt8>) {
+        emitter.load(HostRegister.address, .state(StateOffset.modeKey))
+        emitter.bytes(0x4E, 0x39, 0x94, 0x1C)  // cmp [rsp + r11 + key], r10
+        emitter.long(StateOffset.jumps + 8)
         emitter.jump(if: 5, to: exit)
-        emitter.load(address, .state(StateOffset.modeKey))
-        emitter.insn(0x39, 8, address, .memory(scratch, 8))
-        emitter.jump(if: 5, to: exit)
-        emitter.insn(0xFF, 4, 4, .memory(scratch, 24))  // jmp [r11 + 24]
+        emitter.bytes(0x42, 0xFF, 0xA4, 0x1C)  // jmp [rsp + r11 + native]
+        emitter.long(StateOffset.jumps + 24)
     }
 
     // MARK: Blocks

@@ -230,7 +230,7 @@ struct apus_vcpu {
     uint32_t tlb_generation;   ///< counts flushes: what depends on linear addresses dies with it
     bool window_wanted;        ///< leave when an interrupt can be taken
     bool x87_error;            ///< FERR#: an x87 exception was reported to the machine and is not cleared
-    apus_jump *jumps;          ///< APUS_JUMPS entries
+    apus_jump *jumps;          ///< jump_cache[0]
     apus_block *_Nullable current; ///< the block that runs
     uint64_t shared_distance[16]; ///< as in `near`, for accesses that share a look into the TLB, by base register
     uint64_t near_saved[2];    ///< while a slot of `near` is filled
@@ -242,6 +242,7 @@ struct apus_vcpu {
 
     apus_fpu fpu;
     _Alignas(16) uint8_t scratch[256]; ///< operands of native thunks
+    apus_jump jump_cache[APUS_JUMPS]; ///< by `apus_jump_slot`
 };
 
 /// Where `seg` lies: Swift sees C arrays as tuples and takes pointers into them by offset.
@@ -277,6 +278,18 @@ static inline void apus_allow_misses(apus_vcpu *cpu, uint32_t site, uint16_t num
 }
 
 static inline apus_tlb_entry *apus_first_entry(apus_vcpu *cpu) { return cpu->tlb[0][0]; }
+/// Swift does not see arrays of so many elements.
+static inline size_t apus_vcpu_bytes(void) { return sizeof(apus_vcpu); }
+static inline size_t apus_jump_cache_offset(void) { return offsetof(apus_vcpu, jump_cache); }
+static inline apus_jump *apus_first_jump(apus_vcpu *cpu) { return cpu->jump_cache; }
+
+/// Where the jump cache has an address; translated code computes it, too.
+enum { APUS_JUMP_FACTOR = 0x1E3779B1, APUS_JUMP_SHIFT = 18 };
+static inline uint32_t apus_jump_slot(uint64_t linear)
+{
+    return (uint32_t)linear * APUS_JUMP_FACTOR >> APUS_JUMP_SHIFT;
+}
+_Static_assert(1u << (32 - APUS_JUMP_SHIFT) == APUS_JUMPS, "as many slots as indices");
 
 #pragma clang assume_nonnull end
 #endif

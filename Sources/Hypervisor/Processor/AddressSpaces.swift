@@ -1,0 +1,259 @@
+// The second level of the soft TLB: what page walks found, for each address space, told apart by numbers.
+// Source: Intel SDM vol. 3 §4.10 (PCIDs, global pages).
+// Modelled: 4096 PCIDs. What the jump cache knows about an address space lives and dies with its number.
+// Quirks: which pages code was looked up in is known of eight PCIDs only; the others have no number meanwhile.
+
+internal import CProcessor
+
+/// An entry of the second level: what walks to one page found.
+struct FarEntry {
+    /// Linear address of the page.
+    var page = UInt64.max
+    var physical: UInt64 = 0
+    /// Number of the address space; that of all, for a global page.
+    var space: UInt32 = 0
+    /// 1 << mode for loads, 8 << mode for stores, 64 for a supervisor's fetches, 128 for a user's.
+    var rights: UInt8 = 0
+    var isWritable = false
+    var host: UnsafeMutableRawPointer?
+    var code: UnsafeMutablePointer<UInt8>?
+}
+
+struct AddressSpaces {
+    static let farSlots = 8192
+    static let places = 6 * Int(APUS_TLB_ENTRIES)
+    private static let codeSlots = 65536
+
+    let far: UnsafeMutablePointer<FarEntry>
+    /// Number of each PCID's translations; 0: it has none.
+    let numbers: UnsafeMutablePointer<UInt32>
+    /// The present PCID, and the number of its translations.
+    var pcid = 0
+    var current: UInt32 = 0
+    /// Number of global pages' translations.
+    var global: UInt32 = 0
+    private var last: UInt32 = 0
+    /// Places of the first level in use: of pages of this address space, of global pages; what is listed as which.
+    let filled: UnsafeMutablePointer<UInt16>
+    let globals: UnsafeMutablePointer<UInt16>
+    let listed: UnsafeMutablePointer<UInt8>
+    var filledCount = 0
+    var globalCount = 0
+    /// What the last walk found: a global page, and how large it is.
+    var foundGlobal = false
+    var foundShift: UInt64 = 12
+    /// 4 MiB, and 1 GiB, parts of the linear address space with a translation from a large page; hashed.
+    private let large: UnsafeMutablePointer<Bool>
+    private let huge: UnsafeMutablePointer<Bool>
+    private static let largeSlots = 4096
+    private static let hugeSlots = 512
+    /// Pages that the jump cache and the fetch cache know something about as a supervisor's.
+    private let code: UnsafeMutablePointer<Bool>
+    private var codeCount = 0
+    /// The same as a user's, for the PCIDs that have a number now: hashed, a bit each; and whose they are.
+    private let userCode: UnsafeMutablePointer<UInt64>
+    private let owners: UnsafeMutablePointer<Int>
+    private static let filters = 8
+    private static let filterWords = 128
+    /// A page that empty slots in front of the TLB lead to.
+    let nowhere: UnsafeMutableRawPointer
+    /// A supervisor has run code from a page that is not global.
+    var isKernelLocal = false
+
+    init() {
+        far = .allocate(capacity: Self.farSlots)
+        far.initialize(repeating: FarEntry(), count: Self.farSlots)
+        numbers = .allocate(capacity: 4096)
+        numbers.initialize(repeating: 0, count: 4096)
+        filled = .allocate(capacity: Self.places)
+        filled.initialize(repeating: 0, count: Self.places)
+        globals = .allocate(capacity: Self.places)
+        globals.initialize(repeating: 0, count: Self.places)
+        listed = .allocate(capacity: Self.places)
+        listed.initialize(repeating: 0, count: Self.places)
+        large = .allocate(capacity: Self.largeSlots)
+        large.initialize(repeating: false, count: Self.largeSlots)
+        huge = .allocate(capacity: Self.hugeSlots)
+        huge.initialize(repeating: false, count: Self.hugeSlots)
+        code = .allocate(capacity: Self.codeSlots)
+        code.initialize(repeating: false, count: Self.codeSlots)
+        userCode = .allocate(capacity: Self.filters * Self.filterWords)
+        userCode.initialize(repeating: 0, count: Self.filters * Self.filterWords)
+        owners = .allocate(capacity: Self.filters)
+        for filter in 0..<Self.filters { (owners + filter).initialize(to: filter) }
+        nowhere = .allocate(byteCount: 4096, alignment: 4096)
+        nowhere.initializeMemory(as: UInt8.self, repeating: 0, count: 4096)
+        renewAll()
+    }
+
+    func deallocate() {
+        nowhere.deallocate()
+        far.deallocate()
+        numbers.deallocate()
+        filled.deallocate()
+        globals.deallocate()
+        listed.deallocate()
+        large.deallocate()
+        huge.deallocate()
+        code.deallocate()
+        userCode.deallocate()
+        owners.deallocate()
+    }
+
+    // MARK: Numbers
+
+    /// A number that nothing is known under.
+    mutating func fresh() -> UInt32 {
+        if last == .max {
+            // Once in four thousand million: what is still noted under old numbers goes, and they start anew.
+            far.update(repeating: FarEntry(), count: Self.farSlots)
+            last = 1 << 31
+        }
+        last &+= 1
+        return last
+    }
+
+    /// Forgets the second level of all address spaces, global pages included.
+    mutating func renewAll() {
+        numbers.update(repeating: 0, count: 4096)
+        global = fresh()
+        begin()
+        large.update(repeating: false, count: Self.largeSlots)
+        huge.update(repeating: false, count: Self.hugeSlots)
+    }
+
+    /// Forgets the second level of all address spaces but for global pages.
+    mutating func renewLocal() {
+        numbers.update(repeating: 0, count: 4096)
+        begin()
+    }
+
+    mutating func enter(_ number: Int) {
+        pcid = number
+        if numbers[number] == 0 { begin() } else { current = numbers[number] }
+    }
+
+    /// Gives the present PCID a new number. Another one that has its filter is forgotten.
+    private mutating func begin() {
+        let filter = pcid % Self.filters
+        if owners[filter] != pcid { numbers[owners[filter]] = 0 }
+        owners[filter] = pcid
+        (userCode + filter * Self.filterWords).update(repeating: 0, count: Self.filterWords)
+        current = fresh()
+        numbers[pcid] = current
+    }
+
+    // MARK: Second level
+
+    @inline(__always) private func slot(_ page: UInt64, _ space: UInt32) -> UnsafeMutablePointer<FarEntry> {
+        let mixed = page &>> 12 ^ page &>> 25 ^ UInt64(space) &* 0x9E5
+        return far + Int(truncatingIfNeeded: mixed) & (Self.farSlots - 1)
+    }
+
+    /// What is known of the page at `linear` and allows one of `rights`.
+    @inline(__always) mutating func find(_ linear: UInt64, _ rights: UInt8) -> UnsafeMutablePointer<FarEntry>? {
+        let page = linear & ~0xFFF
+        let own = slot(page, current)
+        if own.pointee.page == page, own.pointee.space == current, own.pointee.rights & rights != 0 {
+            foundGlobal = false
+            return own
+        }
+        let shared = slot(page, global)
+        if shared.pointee.page == page, shared.pointee.space == global, shared.pointee.rights & rights != 0 {
+            foundGlobal = true
+            return shared
+        }
+        return nil
+    }
+
+    /// Notes what a walk found.
+    mutating func note(_ linear: UInt64, _ entry: FarEntry) {
+        let page = linear & ~0xFFF
+        let space = foundGlobal ? global : current
+        let place = slot(page, space)
+        var entry = entry
+        (entry.page, entry.space) = (page, space)
+        if place.pointee.page == page, place.pointee.space == space, place.pointee.physical == entry.physical {
+            entry.rights |= place.pointee.rights
+        }
+        place.pointee = entry
+        if foundShift > 12 {
+            large[Self.largeSlot(linear)] = true
+            if foundShift > 22 { huge[Self.hugeSlot(linear)] = true }
+        }
+    }
+
+    private static func largeSlot(_ linear: UInt64) -> Int {
+        Int(truncatingIfNeeded: (linear &>> 22 &* 0x9E37_79B9_7F4A_7C15) &>> 52)
+    }
+    private static func hugeSlot(_ linear: UInt64) -> Int {
+        Int(truncatingIfNeeded: (linear &>> 30 &* 0x9E37_79B9_7F4A_7C15) &>> 55)
+    }
+
+    func drop(_ linear: UInt64, _ space: UInt32) {
+        let page = linear & ~0xFFF
+        let place = slot(page, space)
+        if place.pointee.page == page, place.pointee.space == space { place.pointee.page = .max }
+    }
+
+    /// Log2 of the size of the part around `linear` that may have come from one large page; nil: none did.
+    func largeShift(_ linear: UInt64) -> UInt64? {
+        if huge[Self.hugeSlot(linear)] { return 30 }
+        return large[Self.largeSlot(linear)] ? 22 : nil
+    }
+
+    // MARK: Code
+
+    private func codeSlot(_ linear: UInt64) -> Int {
+        // A kernel's addresses apart from its programs'.
+        let half = (linear &>> 63) &<< 15
+        return Int(truncatingIfNeeded: (linear &>> 12 &* 0x9E37_79B9_7F4A_7C15) &>> 49 | half)
+    }
+
+    private func filterBit(_ linear: UInt64) -> (word: Int, bit: UInt64) {
+        let hash = Int(truncatingIfNeeded: (linear &>> 12 &* 0x9E37_79B9_7F4A_7C15) &>> 51)
+        return (pcid % Self.filters * Self.filterWords + hash >> 6, 1 &<< UInt64(hash & 63))
+    }
+
+    /// Notes that code was looked up in a page. false: there are so many that all must be forgotten first.
+    mutating func noteCode(_ linear: UInt64, isUser: Bool) -> Bool {
+        if isUser {
+            let (word, bit) = filterBit(linear)
+            userCode[word] |= bit
+            return true
+        }
+        let slot = codeSlot(linear)
+        if code[slot] { return true }
+        if codeCount >= Self.codeSlots / 4 {
+            code.update(repeating: false, count: Self.codeSlots)
+            codeCount = 0
+            return false
+        }
+        code[slot] = true
+        codeCount += 1
+        return true
+    }
+
+    /// Whether a user's code was looked up in a page, perhaps.
+    func hasUserCode(_ linear: UInt64) -> Bool {
+        let (word, bit) = filterBit(linear)
+        return userCode[word] & bit != 0
+    }
+    /// Whether a supervisor's was.
+    func hasSupervisorCode(_ linear: UInt64) -> Bool { code[codeSlot(linear)] }
+
+    // MARK: First level
+
+    @inline(__always) mutating func list(_ place: Int) {
+        let bit: UInt8 = foundGlobal ? 2 : 1
+        guard listed[place] & bit == 0 else { return }
+        listed[place] |= bit
+        if foundGlobal {
+            globals[globalCount] = UInt16(truncatingIfNeeded: place)
+            globalCount += 1
+        } else {
+            filled[filledCount] = UInt16(truncatingIfNeeded: place)
+            filledCount += 1
+        }
+    }
+}
