@@ -50,7 +50,7 @@ extension Guests {
 
         @Test(
             "It boots to a login from a block device, unpacks, compiles, and the host reads what it wrote",
-            arguments: ["pvh"])
+            arguments: ["pv", "pvh"])
         func blockDevice(type: String) throws {
             let disk = try copyDisk("debian-\(type)")
             let device = try LoopDevice(disk)
@@ -93,6 +93,23 @@ extension Guests {
             let again = try Site.run(
                 URL(fileURLWithPath: "/bin/sh"), ["-c", "cd \(unpacked.path)/unpacked && \(sum)"])
             #expect(again.output.hasPrefix(seen))
+        }
+
+        @Test("pygrub finds the kernel on its disk") func pygrub() throws {
+            let disk = try copyDisk("debian-pygrub")
+            let domain = try Domain(
+                "debian-pygrub",
+                """
+                type='pv'
+                memory=512
+                bootloader='pygrub'
+                disk=['file:\(disk.path),xvda,w']
+                """)
+            let console = try domain.console()
+            try logIn(console)
+            #expect(try console.run("cat /proc/cmdline").contains("root=/dev/xvda1 ro console=hvc0"))
+            #expect(try console.complaints().isEmpty)
+            try end(domain)
         }
 
         @Test("A busy one on two processors always finds the same", arguments: ["pvh"])
