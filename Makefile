@@ -3,7 +3,7 @@ SWIFT_BUILD = swift build -c release
 export SWIFT_BACKTRACE = enable=no
 
 .PHONY: all build build-tests test unit-test domain-test test-debian soak check format demo bench bench-cpu bench-disk bench-engine
-.PHONY: bench-ioreq clean
+.PHONY: bench-domains bench-ioreq clean
 
 all: build
 
@@ -80,6 +80,12 @@ bench-disk: build
 	@scripts/install-packages demo test bench
 	@scripts/guests disk
 	@scripts/bench-disk
+
+# What idle domains cost, eight of a kind side by side.
+bench-domains: build
+	@scripts/install-packages demo test
+	@scripts/guests linux
+	@scripts/bench-domains
 
 # Speed of the engine alone on small loops.
 bench-engine:
