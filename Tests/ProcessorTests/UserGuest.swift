@@ -99,6 +99,8 @@ final class UserGuest {
         else { throw TestSetUp.noMemory }
         (hostCode, hostData) = (code, data)
         guest.cpu.engine.pointee.blocks.heat = translated ? 1 : 0
+        // As blocks that run often are.
+        guest.cpu.engine.pointee.blocks.trial = 0
         buildTables()
         guest.cpu.flushTLB(keepGlobal: false)
     }

@@ -40,6 +40,8 @@ struct BlockCache {
     private static let missSlots = 1024
     /// Executions until a new block is translated; 0: none ever is.
     var heat: UInt32 = 0
+    /// Executions that its translation is on trial for.
+    var trial = Translator.trial
     /// From the executable to the writable mapping of translated code, and where code leaves it.
     var nativeAlias = 0
     var nativeExit = 0
@@ -124,6 +126,18 @@ struct BlockCache {
         return nil
     }
 
+    /// Whether an instruction that crosses pages is known at a physical address.
+    func hasCrossing(_ physical: UInt64, _ key: UInt32) -> Bool {
+        var next = hashes[hashSlot(physical, key)]
+        while let block = next {
+            if block.pointee.physical == physical, block.pointee.mode_key == key, block.pointee.second != 0 {
+                return true
+            }
+            next = block.pointee.next_hash
+        }
+        return false
+    }
+
     /// Whether another block of any length fits.
     var hasRoom: Bool {
         insnCount + Self.longestBlock + 2 <= Self.insnSlots && blockCount + 2 <= Self.blockSlots
@@ -140,7 +154,7 @@ struct BlockCache {
                 insns: insns + insnCount, physical: physical, second: second, mode_key: key,
                 bytes: UInt32(truncatingIfNeeded: bytes), count: UInt32(truncatingIfNeeded: count),
                 next_hash: hashes[hash], next_page: pages[page], main: nil, native: nil, heat: heat, plain: 0,
-                trial: Translator.trial))
+                trial: trial))
         insnCount += count + 1
         hashes[hash] = block
         pages[page] = block
@@ -407,9 +421,9 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
         var block = engine.pointee.blocks.find(physical, key)
         if block == nil {
             if !engine.pointee.blocks.hasRoom { forgetAllCode() }
-            block = decodeBlock(host, physical)
+            if engine.pointee.blocks.hasCrossing(physical, key) { block = crossing(linear, host, physical) }
+            if block == nil { block = decodeBlock(host, physical) ?? crossing(linear, host, physical) }
         }
-        if block == nil { block = crossing(linear, host, physical) }
         guard let block else { return try decodeSingle(linear) }
         if self.pointee.code_size != 8, rip &+ UInt64(block.pointee.bytes) &- 1 > UInt64(cs.pointee.limit) {
             return try decodeSingle(linear)

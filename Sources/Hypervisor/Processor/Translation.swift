@@ -21,8 +21,6 @@ struct Translation {
         var knowsX87Block = false
         /// Something out of line leads here.
         var isNeeded = false
-        /// Jumps from where the slot in front of the TLB was not the only reason.
-        var more: [UnsafeMutablePointer<UInt8>] = []
     }
     /// A place where the slot in front of the TLB holds another page.
     struct Miss {
@@ -58,8 +56,8 @@ struct Translation {
     var emitter: Emitter
     let common: CommonCode
     let cpu: CPU
-    let block: Block
-    let code: UnsafeMutablePointer<UInt8>
+    private(set) var block: Block
+    private(set) var code: UnsafeMutablePointer<UInt8>
     /// Where what hardly ever runs goes.
     var cold: UnsafeMutablePointer<UInt8>
     var tlb: Int32
@@ -98,6 +96,8 @@ struct Translation {
     var apart: [Boundary?] = []
     /// Checks for groups that failed in the TLB itself.
     var failures: [(jump: UnsafeMutablePointer<UInt8>, index: Int)] = []
+    /// Jumps out of line to where instructions are given up, by number in `slows`.
+    var joins: [(jump: UnsafeMutablePointer<UInt8>, slow: Int)] = []
     /// Jumps that wait for other blocks to be translated.
     var links: [(place: UnsafeMutablePointer<UInt8>, key: BlockKey, skip: Int)] = []
 
@@ -107,14 +107,42 @@ struct Translation {
     ) {
         (self.common, self.cpu, self.block, self.code, self.cold) = (common, cpu, block, code, cold)
         emitter = Emitter(at: code)
-        key = block.pointee.mode_key
+        (key, tlbMode, tlb) = Self.mode(block)
+    }
+
+    /// Starts with another block; the room of the lists stays.
+    mutating func begin(_ block: Block, at code: UnsafeMutablePointer<UInt8>, cold: UnsafeMutablePointer<UInt8>) {
+        (self.block, self.code, self.cold) = (block, code, cold)
+        emitter = Emitter(at: code)
+        (key, tlbMode, tlb) = Self.mode(block)
+        (isNative, isSaved, isVector, hasUpper) = (false, true, false, false)
+        (hasX87, knowsX87Block, isApart) = (false, false, false)
+        slow = Slow(index: 0, isApart: false, jumps: (nil, nil, nil))
+        plans.removeAll(keepingCapacity: true)
+        refusals.removeAll(keepingCapacity: true)
+        misses.removeAll(keepingCapacity: true)
+        slows.removeAll(keepingCapacity: true)
+        branches.removeAll(keepingCapacity: true)
+        strays.removeAll(keepingCapacity: true)
+        short.removeAll(keepingCapacity: true)
+        groups.removeAll(keepingCapacity: true)
+        groupOf.removeAll(keepingCapacity: true)
+        main.removeAll(keepingCapacity: true)
+        apart.removeAll(keepingCapacity: true)
+        failures.removeAll(keepingCapacity: true)
+        joins.removeAll(keepingCapacity: true)
+        links.removeAll(keepingCapacity: true)
+    }
+
+    /// The mode that a block runs in, and the TLB set for it.
+    private static func mode(_ block: Block) -> (key: UInt32, tlbMode: UInt8, tlb: Int32) {
+        let key = block.pointee.mode_key
         let mode =
             key & ModeKey.alignmentCheck.rawValue != 0
             ? APUS_TLB_WATCHED
             : key & ModeKey.user.rawValue != 0
                 ? APUS_TLB_USER : key & ModeKey.userAccess.rawValue != 0 ? APUS_TLB_SUPERVISOR_AC : APUS_TLB_SUPERVISOR
-        tlbMode = UInt8(mode)
-        tlb = StateOffset.tlbSet(UInt8(mode))
+        return (key, UInt8(mode), StateOffset.tlbSet(UInt8(mode)))
     }
 
     var count: Int { Int(block.pointee.count) }
@@ -146,10 +174,15 @@ struct Translation {
         let trial = block.pointee.trial != 0 ? emitTrial() : nil
         let entry = needsVector(0) ? enterVector() : nil
         let x87Entry = needsX87(0) ? enterX87() : nil
-        main = [Boundary?](repeating: nil, count: count + 1)
-        apart = main
-        findGroups()
-        findShort()
+        // A block on trial may not run often enough to be worth it.
+        if block.pointee.trial == 0 {
+            findGroups()
+            findShort()
+        }
+        if !groups.isEmpty {
+            main.append(contentsOf: repeatElement(nil, count: count + 1))
+            apart.append(contentsOf: repeatElement(nil, count: count + 1))
+        }
         emitInstructions(0, count)
         if !isEnded { leave(Int(block.pointee.bytes), count) }
         emitBranches(from: 0)
@@ -181,7 +214,7 @@ struct Translation {
     mutating func emitInstructions(_ start: Int, _ end: Int) {
         var index = start
         while index < end {
-            if isApart { apart[index] = boundary } else { main[index] = boundary }
+            note(index)
             guard plans[index].form == .handler else {
                 index += emit(index)
                 continue
@@ -199,7 +232,7 @@ struct Translation {
             knowsX87Block = false
             if hasX87 { loadX87(behind - 1) }
         }
-        if isApart { apart[index] = boundary } else { main[index] = boundary }
+        note(index)
     }
 
     /// Emits the ways out of the conditional branches from number `first` on.
@@ -282,11 +315,11 @@ struct Translation {
     }
 
     private mutating func emitSlow() {
-        for slow in slows {
+        for (number, slow) in slows.enumerated() {
             if let jump = slow.jumps.0 { emitter.aim(jump, emitter.at) }
             if let jump = slow.jumps.1 { emitter.aim(jump, emitter.at) }
             if let jump = slow.jumps.2 { emitter.aim(jump, emitter.at) }
-            for jump in slow.more { emitter.aim(jump, emitter.at) }
+            for join in joins where join.slow == number { emitter.aim(join.jump, emitter.at) }
             callHandlers(slow.index, slow.number)
             if slow.isVector { loadVector(slow.index + slow.number - 1, upper: slow.hasUpper) }
             if slow.hasX87 {

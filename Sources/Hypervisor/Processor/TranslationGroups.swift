@@ -48,7 +48,7 @@ extension Translation {
     /// Fills `groups` and `groupOf`.
     mutating func findGroups() {
         guard block.pointee.mode_key & ModeKey.alignmentCheck.rawValue == 0, count > 1 else { return }
-        groupOf = [Int](repeating: -1, count: count)
+        groupOf.append(contentsOf: repeatElement(-1, count: count))
         var open = [Int](repeating: -1, count: 16)
         var moved = [Int32](repeating: 0, count: 16)
         var members: [Int] = []
@@ -77,11 +77,8 @@ extension Translation {
             index += number
         }
         for index in 0..<count where groupOf[index] >= 0 && members[groupOf[index]] < 2 { groupOf[index] = -1 }
-        groups = groups.enumerated().map { number, group in
-            var group = group
-            if members[number] < 2 { group.last = -1 }
-            return group
-        }
+        for number in groups.indices where members[number] < 2 { groups[number].last = -1 }
+        if !members.contains(where: { $0 > 1 }) { groups.removeAll(keepingCapacity: true) }
     }
 
     /// Takes an access into a group if the joint range stays short.
@@ -278,7 +275,13 @@ extension Translation {
     /// Whether instructions behind a place rely on a check before it.
     func isShared(at place: Int) -> Bool { groups.contains { $0.leader < place && $0.last >= place } }
 
-    var boundary: Boundary {
+    /// Notes where an instruction is, if there are two versions.
+    mutating func note(_ place: Int) {
+        guard !groups.isEmpty else { return }
+        if isApart { apart[place] = boundary } else { main[place] = boundary }
+    }
+
+    private var boundary: Boundary {
         Boundary(
             code: emitter.at, isNative: isNative, isSaved: isSaved, isVector: isVector, hasUpper: hasUpper,
             hasX87: hasX87, knowsX87Block: knowsX87Block, key: key, tlb: tlb, tlbMode: tlbMode)

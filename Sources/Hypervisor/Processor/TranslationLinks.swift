@@ -70,7 +70,7 @@ extension Translation {
             if let jump = slow.jumps.0,
                 let place = slows.firstIndex(where: { $0.index == stray.index && $0.isApart == stray.isApart })
             {
-                slows[place].more.append(jump)
+                joins.append((jump, place))
             }
             commit(stray.number, stray.stack)
             emitter.jump(to: common.exit)

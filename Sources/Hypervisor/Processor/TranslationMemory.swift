@@ -101,13 +101,13 @@ extension Translation {
             if miss.leads {
                 failures.append((emitter.jump(if: condition), miss.index))
             } else if let slow {
-                slows[slow].more.append(emitter.jump(if: condition))
+                joins.append((emitter.jump(if: condition), slow))
             }
             emitter.insn(0x83, 2, 5, .state(StateOffset.nearMisses + Int32(bitPattern: site) * 2))
             emitter.byte(1)
             emitter.jump(if: 5, to: miss.back)
             callPlainly(miss.index)
-            if let slow { slows[slow].more.append(emitter.jump()) }
+            if let slow { joins.append((emitter.jump(), slow)) }
         }
         for failure in failures {
             emitter.aim(failure.jump, emitter.at)

@@ -106,6 +106,8 @@ struct Translator {
     /// Jumps to blocks, translated yet or not.
     private var links: [BlockKey: [(place: UnsafeMutablePointer<UInt8>, skip: Int)]] = [:]
     private let threshold: UInt32
+    /// The last translation: its lists have room.
+    private var last: Translation?
 
     private let bytes: Int
 
@@ -379,8 +381,11 @@ struct Translator {
             removeAll(cpu.engine)
             cpu.dropJumps()
         }
-        var translation = Translation(common, cpu, block, at: next, cold: cold)
-        guard translation.run() else { return }
+        var translation = last.take() ?? Translation(common, cpu, block, at: next, cold: cold)
+        translation.begin(block, at: next, cold: cold)
+        let isDone = translation.run()
+        defer { last = translation }
+        guard isDone else { return }
         let code = next
         next = translation.emitter.at
         cold = translation.cold
