@@ -1,6 +1,6 @@
 // A whole Debian, as debootstrap makes it, on a block device: systemd, packages, a compiler, long work on two processors.
 // Source: Debian 12; `scripts/guests debian` makes the disk.
-// Covered: boot to a login, disks by `phy:` and by pygrub, files that agree with the host's, JIT and self-modifying code.
+// Covered: boot to a login, `phy:` disks, pygrub, PV GRUB, files that agree with the host's, JIT and self-modifying code.
 // Quirks: `make test-debian` runs these; they take longer than everything else. APUS_WORKLOAD_SECONDS: how long the work goes on.
 
 import Foundation
@@ -95,14 +95,18 @@ extension Guests {
             #expect(again.output.hasPrefix(seen))
         }
 
-        @Test("pygrub finds the kernel on its disk") func pygrub() throws {
-            let disk = try copyDisk("debian-pygrub")
+        /// pygrub reads the disk on the host, PV GRUB as the domain's first kernel; both go by GRUB's configuration.
+        @Test(
+            "GRUB's configuration on its disk says what boots",
+            arguments: ["bootloader='pygrub'", "kernel='/usr/lib/grub-xen/grub-x86_64-xen.bin'"])
+        func grub(way: String) throws {
+            let disk = try copyDisk("debian-grub")
             let domain = try Domain(
-                "debian-pygrub",
+                "debian-grub",
                 """
                 type='pv'
                 memory=512
-                bootloader='pygrub'
+                \(way)
                 disk=['file:\(disk.path),xvda,w']
                 """)
             let console = try domain.console()
