@@ -87,11 +87,13 @@ let package = Package(
             name: "Firmware", dependencies: ["Machine"], path: "Sources/DeviceModel/Firmware",
             swiftSettings: strict),
         .target(
+            name: "NetworkCards", dependencies: ["Ethernet", "Machine", "Registers"],
+            path: "Sources/DeviceModel/NetworkCards", swiftSettings: strict),
+        .target(
             name: "PCBoard",
             dependencies: [
-                "Display", "DomainConfig", "Firmware", "Host", "Images", "Input", "Ioreq", "Machine", "PCI",
-                "Registers",
-                "Storage", "VNC",
+                "Display", "DomainConfig", "Ethernet", "Firmware", "Host", "Images", "Input", "Ioreq", "Machine",
+                "NetworkCards", "PCI", "Registers", "Storage", "VNC",
             ],
             path: "Sources/DeviceModel/PCBoard", swiftSettings: strict),
         .executableTarget(
@@ -181,8 +183,8 @@ let package = Package(
         .testTarget(
             name: "DeviceModelTests",
             dependencies: [
-                "DeviceContract", "Display", "DomainConfig", "Firmware", "Host", "Images", "Input", "Ioreq", "Machine",
-                "PCBoard", "PCI", "Registers", "Storage", "VNC", "device-model",
+                "DeviceContract", "Display", "DomainConfig", "Ethernet", "Firmware", "Host", "Images", "Input", "Ioreq",
+                "Machine", "NetworkCards", "PCBoard", "PCI", "Registers", "Storage", "VNC", "device-model",
             ], swiftSettings: language),
         .testTarget(name: "ImagesTests", dependencies: ["Host", "Images"], swiftSettings: language),
         .testTarget(name: "XenStoreTests", dependencies: ["XenStore"], swiftSettings: language),

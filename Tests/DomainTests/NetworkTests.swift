@@ -82,6 +82,8 @@ extension Guests {
                 """, in: host)
             let console = try domain.console()
             try console.wait(for: "guest#", within: 300)
+            // The shell forgets what is typed while it sets its terminal up.
+            usleep(700_000)
             return (domain, console)
         }
 
@@ -164,6 +166,51 @@ extension Guests {
             #expect(statistics.firstMatch(of: /interfaces\[0\]\.sendErrors +0/) != nil, "\(statistics)")
             #expect(try Site.xl("destroy", first.name).status == 0)
             #expect(try !host.run("/sbin/ip", "link").output.contains("vif\(first.id).0"))
+        }
+
+        /// An HVM guest at its shell.
+        private func bootHVM(
+            _ name: String, vif: String, more: String = "", in host: HostNamespace
+        ) throws -> (Domain, Console) {
+            let disc = try Site.linuxCD("", named: name)
+            let domain = try Domain(
+                name,
+                """
+                type='hvm'
+                memory=256
+                boot='d'
+                disk=['file:\(disc.path),hdc:cdrom,r']
+                serial='pty'
+                vif=[\(vif)]
+                \(more)
+                """, in: host)
+            let console = try domain.console()
+            try console.wait(for: "guest#", within: 300)
+            // The shell forgets what is typed while it sets its terminal up.
+            usleep(700_000)
+            return (domain, console)
+        }
+
+        @Test("Emulated cards carry files both ways", arguments: ["e1000", "ne2k_pci"])
+        func cards(model: String) throws {
+            let host = try HostNamespace()
+            let (domain, console) = try bootHVM(
+                "net-\(model)", vif: "'model=\(model),hostfwd=tcp::8083-:80'", more: "xen_platform_pci=0", in: host)
+            let driver = model == "e1000" ? "e1000" : "ne2k-pci"
+            #expect(try console.run("readlink /sys/class/net/eth0/device/driver").contains(driver))
+            try carryFiles(console, host, port: 8083, bytes: model == "e1000" ? 8 << 20 : 1 << 20)
+            #expect(try Site.xl("destroy", domain.name).status == 0)
+        }
+
+        @Test("A guest with PV drivers unplugs the emulated card and uses the other")
+        func unplugging() throws {
+            let host = try HostNamespace()
+            let (domain, console) = try bootHVM("net-pvhvm", vif: "'hostfwd=tcp::8084-:80'", in: host)
+            #expect(try console.run("cat /sys/bus/xen/devices/vif-0/devtype").contains("vif"))
+            #expect(try !console.run("cat /sys/bus/pci/devices/*/device").contains("0x100e"))
+            #expect(try console.run("ls /sys/class/net | grep -c eth").contains("\n1\r\n"))
+            try carryFiles(console, host, port: 8084)
+            #expect(try Site.xl("destroy", domain.name).status == 0)
         }
     }
 }

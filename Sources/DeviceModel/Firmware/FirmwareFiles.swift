@@ -1,6 +1,6 @@
 // All that firmware is told about a domain, put together.
 // Source: SeaBIOS docs/Runtime_config.md (file names), src/boot.c (device paths), src/e820map.h.
-// Modelled: memory map, boot order, ACPI, SMBIOS. Not modelled: option ROMs of network cards, NUMA.
+// Modelled: memory map, boot order, ACPI, SMBIOS. Not modelled: NUMA.
 // Quirks: `etc/boot-fail-wait` of -1: SeaBIOS stops at "No bootable device" instead of starting again every minute.
 
 /// What firmware has to know.
@@ -27,12 +27,15 @@ public enum BootDevice: Equatable, Sendable {
     case floppy(drive: Int)
     /// A disk or CD on the PIIX3's IDE function.
     case ide(channel: Int, unit: Int)
+    /// A network card's boot ROM.
+    case network(device: Int)
 
     /// Its name in `bootorder`.
     var path: String {
         switch self {
         case .floppy(let drive): "/pci@i0cf8/isa@1/fdc@03f0/floppy@\(drive)"
         case .ide(let channel, let unit): "/pci@i0cf8/ide@1,1/drive@\(channel)/disk@\(unit)"
+        case .network(let device): "/pci@i0cf8/ethernet@\(String(device, radix: 16))/ethernet-phy@0"
         }
     }
 }

@@ -5,6 +5,7 @@
 
 internal import Display
 internal import DomainConfig
+internal import Ethernet
 internal import Foundation
 public import Host
 internal import Images
@@ -45,8 +46,10 @@ public final class DeviceModel {
     }
 
     /// Sets the domain's hardware up. Nothing of the guest runs yet.
-    /// - Parameter hypervisor: the socket to the domain's other process.
-    public init(directory: String, hypervisor: MessageSocket) throws {
+    /// - Parameters:
+    ///   - hypervisor: the socket to the domain's other process.
+    ///   - ports: makes the descriptor of a network card's port, by the card's number among all.
+    public init(directory: String, hypervisor: MessageSocket, ports: (Int) -> Descriptor) throws {
         self.directory = directory
         self.hypervisor = hypervisor
         let json = try HostFile.read(directory + "/config.json")
@@ -81,8 +84,21 @@ public final class DeviceModel {
             outputs: outputs)
         serial.uart = machine.uart
         server = IoreqServer(pages, vcpus: hello.vcpus, doorbell: descriptors[4])
+        plugNetwork(config.emulatedInterfaces.indices.map(ports))
         try connect()
         try showScreen()
+    }
+
+    private func plugNetwork(_ descriptors: [Descriptor]) {
+        var roms: [NetworkInterface.Model: [UInt8]] = [:]
+        if config.boot.contains("n") {
+            // Debian's package ipxe-qemu; without it there is no booting from the network.
+            roms[.e1000] = try? HostFile.read("/usr/lib/ipxe/qemu/pxe-e1000.rom")
+            roms[.ne2000PCI] = try? HostFile.read("/usr/lib/ipxe/qemu/pxe-ne2k_pci.rom")
+        }
+        let ports = descriptors.map { FramePort($0) }
+        for port in ports { port.attach(to: reactor) }
+        machine.plugNetwork(ports, roms: roms)
     }
 
     /// Ties everything to the event loop.

@@ -45,6 +45,8 @@ public final class PCBoard {
     public private(set) var channels: [IDEChannel] = []
     /// Removes each emulated network card for good, when PV drivers ask for that.
     var networkCards: [() -> Void] = []
+    /// Network cards on ISA.
+    var isaCards = 0
     /// Told after emulated disks were taken away: their images are free.
     public var onUnpluggedDisks: () -> Void = {}
     /// Cards get the PCI devices from 2 on, in the order in which they are plugged in.
@@ -163,10 +165,16 @@ extension PCBoard {
         return machine
     }
 
-    /// The drives that `boot`'s letters mean, in its order: a floppies, c disks, d CDs.
+    /// The devices that `boot`'s letters mean, in its order: a floppies, c disks, d CDs, n network cards.
     static func bootOrder(_ config: DomainConfig) -> [BootDevice] {
         config.boot.flatMap { letter -> [BootDevice] in
-            config.disks.compactMap { disk in
+            // Behind Xen's platform device and VGA.
+            let first = 2 + (config.xenPlatformPCI ? 1 : 0) + (config.display.adapter == .none ? 0 : 1)
+            if letter == "n" {
+                let cards = config.emulatedInterfaces.filter { $0.card != .ne2000ISA }
+                return cards.indices.map { .network(device: first + $0) }
+            }
+            return config.disks.compactMap { disk in
                 switch (letter, DrivePlace(disk.vdev)) {
                 case ("a", .floppy(let drive)): .floppy(drive: drive)
                 case ("c", .ide(let channel, let unit)) where !disk.cdrom: .ide(channel: channel, unit: unit)

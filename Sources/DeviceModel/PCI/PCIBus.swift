@@ -30,6 +30,12 @@ public final class PCIBus {
         return slot
     }
 
+    /// Takes a function away for good: nothing of it is decoded any more, and its line is low.
+    public func detach(device: Int, function number: Int = 0) {
+        guard let slot = functions.removeValue(forKey: UInt8(device << 3 | number)) else { return }
+        (slot.device as? PCIFunction)?.withdraw()
+    }
+
     private func drive(_ device: Int, _ pin: Int, _ high: Bool) {
         let index = device * 4 + pin
         let before = highs[index] > 0

@@ -149,6 +149,14 @@ public final class PCIFunction: Device {
         changed(state)
     }
 
+    /// Unmaps everything and lets go of the interrupt line, for a card that is pulled.
+    func withdraw() {
+        state = ConfigSpace(layout)
+        settle()
+        interrupt.drive(false)
+        wire.changed = { _ in }
+    }
+
     private func move(_ bar: BaseAddress, to place: UInt64?) {
         if let (slot, region) = bar.target {
             let bus = board.bus(bar.kind == .io ? .port : .memory)

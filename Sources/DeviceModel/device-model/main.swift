@@ -1,5 +1,5 @@
 // device-model --directory DIR: the PC hardware of one HVM domain.
-// Descriptor 3 takes status lines (JSON), descriptor 4 is the socket to the hypervisor.
+// Descriptor 3 takes status lines (JSON), 4 is the socket to the hypervisor, those from 5 on are network cards' ports.
 
 import Foundation
 import Host
@@ -19,7 +19,9 @@ guard arguments.count == 3, arguments[1] == "--directory" else {
 }
 do {
     let hypervisor = MessageSocket(Descriptor(owning: 4))
-    let model = try DeviceModel(directory: arguments[2], hypervisor: hypervisor)
+    let model = try DeviceModel(directory: arguments[2], hypervisor: hypervisor) {
+        Descriptor(owning: Int32(5 + $0))
+    }
     try model.run { report(["ready": true]) }
 } catch {
     report(["error": "\(error)"])
