@@ -1,6 +1,6 @@
 // Native forms of SSE and its relatives, and of the exchanges, divisions and double shifts.
 // Source: Intel SDM volume 2; what the operands of vector instructions are is in VectorForms.swift.
-// Modelled: all forms on XMM and general registers while SIMD exceptions are masked. Not modelled: MMX.
+// Modelled: all forms on XMM and general registers while SIMD exceptions are masked. MMX, too.
 // Quirks: guest XMM registers have the host's numbers; MXCSR is the guest's while they are loaded.
 
 internal import CProcessor
@@ -13,7 +13,9 @@ extension Translation {
         return (bytes, bytes == 16 && form.traits.contains(.aligned))
     }
 
+    /// MMX registers are numbered without REX. EMMS has no operands.
     mutating func emitVector(_ insn: Insn, _ plan: NativePlan) {
+        if plan.form == .mmx, insn.pointee.opcode == 0x177 { return emitter.bytes(0x0F, 0x77) }
         guard let form = VectorForm.of(insn) else { return }
         let traits = form.traits
         let isWide = Int(insn.pointee.prefixes) & APUS_PREFIX_REXW != 0
@@ -25,6 +27,7 @@ extension Translation {
             place = memory(insn, bytes, write: isStore, plan, aligned: aligned)
         } else {
             if form.rm == .general { rm = guest(rm, HostRegister.address) }
+            if form.rm == .mmx { rm &= 7 }
             place = .register(rm)
         }
         prepareFlags(plan)
@@ -32,6 +35,8 @@ extension Translation {
             reg = insn.pointee.modrm >> 3 & 7
         } else if form.reg == .general {
             reg = guest(reg, HostRegister.scratch)
+        } else if form.reg == .mmx {
+            reg &= 7
         }
         let usesWide = isWide && (form.reg == .general || form.rm == .general || traits.contains(.string))
         emitter.vector(

@@ -164,36 +164,4 @@ extension Translation {
         emitter.long(0x3F)
         giveUp(if: 5)
     }
-
-    /// MMX registers are numbered without REX.
-    mutating func emitMMX(_ insn: Insn, _ plan: NativePlan) {
-        if insn.pointee.opcode == 0x177 { return emitter.bytes(0x0F, 0x77) }
-        guard let form = VectorForm.of(insn) else { return }
-        let traits = form.traits
-        let isWide = Int(insn.pointee.prefixes) & APUS_PREFIX_REXW != 0
-        let isStore = traits.contains(.store)
-        var (rm, reg) = (insn.pointee.rm, insn.pointee.reg)
-        let place: HostPlace
-        if insn.pointee.mem != 0 {
-            let (bytes, aligned) = operand(insn, form)
-            place = memory(insn, bytes, write: isStore, plan, aligned: aligned)
-        } else {
-            if form.rm == .general { rm = guest(rm, HostRegister.address) }
-            if form.rm == .mmx { rm &= 7 }
-            place = .register(rm)
-        }
-        if traits.contains(.group) {
-            reg = insn.pointee.modrm >> 3 & 7
-        } else if form.reg == .general {
-            reg = guest(reg, HostRegister.scratch)
-        } else if form.reg == .mmx {
-            reg &= 7
-        }
-        let usesWide = isWide && (form.reg == .general || form.rm == .general)
-        emitter.vector(
-            insn.pointee.opcode, prefix: CPU.mandatoryPrefix(insn.pointee.prefixes), wide: usesWide, reg, place)
-        if traits.contains(.immediate) { emitter.byte(insn.pointee.immediate) }
-        if form.reg == .general, !isStore { giveBack(insn.pointee.reg, reg) }
-        if form.rm == .general, isStore, insn.pointee.mem == 0 { giveBack(insn.pointee.rm, rm) }
-    }
 }
