@@ -3,7 +3,7 @@ SWIFT_BUILD = swift build -c release
 export SWIFT_BACKTRACE = enable=no
 
 .PHONY: all build build-tests test unit-test domain-test test-debian soak check format demo bench bench-cpu bench-disk bench-engine
-.PHONY: bench-domains bench-ioreq clean
+.PHONY: bench-domains bench-ioreq bench-net clean
 
 all: build
 
@@ -86,6 +86,12 @@ bench-domains: build
 	@scripts/install-packages demo test
 	@scripts/guests linux
 	@scripts/bench-domains
+
+# Networks: PV and emulated, in turn.
+bench-net: build
+	@scripts/install-packages demo test
+	@scripts/guests linux
+	@scripts/bench-net
 
 # Speed of the engine alone on small loops.
 bench-engine:

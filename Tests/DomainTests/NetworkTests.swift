@@ -212,5 +212,36 @@ extension Guests {
             try carryFiles(console, host, port: 8084)
             #expect(try Site.xl("destroy", domain.name).status == 0)
         }
+
+        @Test("A guest boots from the network: iPXE loads kernel and initrd by HTTP")
+        func booting() throws {
+            let host = try HostNamespace()
+            let directory = Site.run.appendingPathComponent("www-boot")
+            try FileManager.default.createDirectory(at: directory, withIntermediateDirectories: true)
+            for file in ["vmlinuz", "initrd.gz"] {
+                try FileManager.default.copyItem(
+                    at: Site.guests.appendingPathComponent(file), to: directory.appendingPathComponent(file))
+            }
+            let script = """
+                #!ipxe
+                kernel http://10.0.2.2:8000/vmlinuz console=ttyS0,115200 initrd=initrd.gz
+                initrd http://10.0.2.2:8000/initrd.gz
+                boot
+
+                """
+            try Data(script.utf8).write(to: directory.appendingPathComponent("boot.ipxe"))
+            try host.serve(directory, at: "127.0.0.1:8000")
+            let domain = try Domain(
+                "net-boot",
+                """
+                type='hvm'
+                memory=384
+                boot='n'
+                serial='pty'
+                vif=['bootfile=http://10.0.2.2:8000/boot.ipxe']
+                """, in: host)
+            try domain.console().wait(for: "guest#", within: 300)
+            #expect(try Site.xl("destroy", domain.name).status == 0)
+        }
     }
 }

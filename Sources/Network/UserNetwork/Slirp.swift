@@ -27,7 +27,7 @@ internal import Host
         var expires: Int64?
     }
 
-    init(hostName: String) {
+    init(hostName: String, bootFile: String?) {
         var config = unsafe SlirpConfig()
         unsafe config.version = 4
         unsafe config.in_enabled = true
@@ -46,7 +46,10 @@ internal import Host
         unsafe Self.callbacks.initialize(to: Self.makeCallbacks())
         unsafe hostName.withCString { name in
             unsafe config.vhostname = unsafe name
-            unsafe slirp = slirp_new(&config, Self.callbacks, me)
+            unsafe (bootFile ?? "").withCString { file in
+                if bootFile != nil { unsafe config.bootfile = unsafe file }
+                unsafe slirp = slirp_new(&config, Self.callbacks, me)
+            }
         }
     }
 

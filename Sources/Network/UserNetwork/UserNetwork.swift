@@ -14,8 +14,10 @@ public struct UserInterface: Codable, Equatable, Sendable {
     /// The name that DHCP gives the host.
     public var hostName: String
     public var forwards: [String]
-    public init(number: Int, hostName: String, forwards: [String]) {
-        (self.number, self.hostName, self.forwards) = (number, hostName, forwards)
+    /// What a boot ROM is told to load.
+    public var bootFile: String?
+    public init(number: Int, hostName: String, forwards: [String], bootFile: String? = nil) {
+        (self.number, self.hostName, self.forwards, self.bootFile) = (number, hostName, forwards, bootFile)
     }
 }
 
@@ -129,7 +131,7 @@ public final class UserNetwork {
             log("a message of the monitor's makes no sense")
             return true
         }
-        let slirp = Slirp(hostName: interface.hostName)
+        let slirp = Slirp(hostName: interface.hostName, bootFile: interface.bootFile)
         let network = Network(slirp, descriptors.map { Port($0) })
         slirp.onFrame = { [unowned self, unowned network] frame in
             if let active = network.active { return send(frame, to: active) }

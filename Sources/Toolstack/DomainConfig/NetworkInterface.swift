@@ -30,6 +30,8 @@ public struct NetworkInterface: Codable, Equatable, Sendable {
     public var hostDevice: String?
     /// Ports of the host that lead to the guest, in a user network.
     public var hostForwards: [String] = []
+    /// What a user network's DHCP tells a boot ROM to load: for iPXE also the address of a script.
+    public var bootFile: String?
 
     public init(number: Int, mac: String) { (self.number, self.mac) = (number, mac) }
 
@@ -51,7 +53,7 @@ public struct NetworkInterface: Codable, Equatable, Sendable {
         (model, address) = (value("model"), value("ip"))
         rate = value("rate").flatMap { InterfaceRate($0) }.map { "\($0.bytesPerInterval),\($0.microseconds)" }
         isParavirtualOnly = value("type") == "vif"
-        hostDevice = value("vifname")
+        (hostDevice, bootFile) = (value("vifname"), value("bootfile"))
         hostForwards = specification.parameters.filter { $0.name == "hostfwd" }.map(\.value)
         if let hostDevice, hostDevice.utf8.count > 15 || hostDevice.contains("/") || hostDevice.isEmpty {
             throw DiskError("\"\(hostDevice)\" cannot be the name of a network device")

@@ -1,6 +1,6 @@
 // An entry of `vif`, as it is written.
 // Source: xl-network-configuration(5).
-// Modelled: all of its parameters; `hostfwd` is ours (docs/decisions/0007.md).
+// Modelled: all of its parameters; `hostfwd` and `bootfile` are ours (docs/decisions/0007.md).
 // Quirks: a parameter that is not known is no error, as with xl.
 
 /// One entry of `vif = [...]` (xl-network-configuration(5)).
@@ -11,7 +11,7 @@ public struct NetworkSpecification: Sendable {
 
     static let known: Set<String> = [
         "mac", "bridge", "gatewaydev", "type", "model", "vifname", "script", "ip", "backend", "rate", "devid", "mtu",
-        "netdev", "trusted", "forwarddev", "accel", "hostfwd",
+        "netdev", "trusted", "forwarddev", "accel", "hostfwd", "bootfile",
     ]
     /// Known ones without effect.
     private static let idle: Set<String> = ["gatewaydev", "backend", "netdev", "forwarddev", "accel"]

@@ -17,7 +17,7 @@ enum HostNetwork {
 
     /// Whether it gets a tap. Without one it gets a user network.
     static func usesTap(_ interface: NetworkInterface) -> Bool {
-        guard isRoot(), interface.hostForwards.isEmpty else { return false }
+        guard isRoot(), interface.hostForwards.isEmpty, interface.bootFile == nil else { return false }
         return hasScript(interface) || FrameSocket.isBridge(interface.bridge)
     }
 

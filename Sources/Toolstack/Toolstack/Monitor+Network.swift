@@ -13,6 +13,7 @@ extension Monitor {
         var number: Int
         var hostName: String
         var forwards: [String]
+        var bootFile: String?
     }
 
     /// Connects all interfaces with the host; the emulated cards' ends, in their order.
@@ -39,7 +40,8 @@ extension Monitor {
         let card = isCard ? try FrameSocket.pair() : nil
         let driver = hasDriver ? try FrameSocket.pair() : nil
         let message = UserInterface(
-            number: interface.number, hostName: record.name, forwards: interface.hostForwards)
+            number: interface.number, hostName: record.name, forwards: interface.hostForwards,
+            bootFile: interface.bootFile)
         try openUserNetworks().send(
             [UInt8](try JSONEncoder().encode(message)),
             descriptors: [card?.1.number, driver?.1.number].compactMap { $0 })
