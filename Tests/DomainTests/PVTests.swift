@@ -131,6 +131,75 @@ extension Guests {
             #expect(kept.output == "kept\n", "\(kept)")
         }
 
+        @Test("PV GRUB boots the kernel that lies on the guest's disk") func grub() throws {
+            let root = Site.run.appendingPathComponent("pv-grub-root")
+            let boot = root.appendingPathComponent("boot/grub")
+            try FileManager.default.createDirectory(at: boot, withIntermediateDirectories: true)
+            for name in ["vmlinuz", "initrd.gz"] {
+                try FileManager.default.copyItem(
+                    at: Site.guests.appendingPathComponent(name), to: root.appendingPathComponent("boot/\(name)"))
+            }
+            let entry = "menuentry 'Linux' {\n linux /boot/vmlinuz console=hvc0\n initrd /boot/initrd.gz\n}\n"
+            try Data("set timeout=0\n\(entry)".utf8).write(to: boot.appendingPathComponent("grub.cfg"))
+            let disk = try Site.makeDisk("pv-grub.img", bytes: 64 << 20)
+            try Site.run(URL(fileURLWithPath: "/sbin/mkfs.ext4"), ["-q", "-d", root.path, disk.path])
+            let domain = try Domain(
+                "pv-grub",
+                """
+                type = 'pv'
+                memory = 256
+                kernel = '/usr/lib/grub-xen/grub-x86_64-xen.bin'
+                disk = ['file:\(disk.path),xvda,w']
+                """)
+            let console = try domain.console()
+            try console.wait(for: "Welcome to GRUB!")
+            try console.wait(for: "guest#", within: 300)
+            #expect(try console.run("mount /dev/xvda /mnt && ls /mnt/boot").contains("vmlinuz"))
+            #expect(try console.complaints() == "")
+        }
+
+        @Test("Eight domains of 128 MiB run side by side and cost next to nothing while idle") func eight() throws {
+            let domains = try (1...8).map { number in
+                try Domain(
+                    "pv-eight\(number)",
+                    """
+                    type = 'pv'
+                    memory = 128
+                    kernel = '\(Site.guests.path)/vmlinuz'
+                    ramdisk = '\(Site.guests.path)/initrd.gz'
+                    extra = 'console=hvc0'
+                    """)
+            }
+            for domain in domains { try domain.console().wait(for: "guest#", within: 400) }
+            func seconds() throws -> [Double] {
+                try domains.map { domain in
+                    let row = try Site.xl("list", domain.name).output.split(separator: "\n").last ?? ""
+                    return row.split(separator: " ").last.flatMap { Double($0) } ?? 0
+                }
+            }
+            sleep(3)
+            let before = try seconds()
+            sleep(10)
+            let used = zip(try seconds(), before).map { $0 - $1 }
+            let memory = try domains.map { try Self.kibibytes(of: $0) >> 10 }
+            print("eight PV domains, idle: CPU seconds in 10 s \(used), MiB of each \(memory)")
+            // xl list tells tenths of a second.
+            #expect(used.allSatisfy { $0 <= 0.21 }, "\(used)")
+            #expect(memory.allSatisfy { $0 < 220 }, "\(memory)")
+        }
+
+        /// Memory that a domain's processes have to themselves, their share of what they have in common included.
+        private static func kibibytes(of domain: Domain) throws -> Int {
+            try FileManager.default.contentsOfDirectory(atPath: "/proc").reduce(0) { sum, entry in
+                let line = FileManager.default.contents(atPath: "/proc/\(entry)/cmdline") ?? Data()
+                let words = line.split(separator: 0).map { String(decoding: $0, as: UTF8.self) }
+                guard Int(entry) != nil, words.contains(domain.directory.path) else { return sum }
+                let map = FileManager.default.contents(atPath: "/proc/\(entry)/smaps_rollup") ?? Data()
+                let found = String(decoding: map, as: UTF8.self).firstMatch(of: /\nPss: +([0-9]+) kB/)
+                return sum + (found.flatMap { Int($0.output.1) } ?? 0)
+            }
+        }
+
         @Test("What is no kernel for it is refused in one line") func refused() throws {
             func error(_ name: String, _ lines: String) throws -> String {
                 let file = Site.run.appendingPathComponent("\(name).cfg")

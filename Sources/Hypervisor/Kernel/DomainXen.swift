@@ -124,13 +124,16 @@ extension Domain: XenMachine {
 
     // MARK: hypercalls
 
+    private static let longArguments = [7, 6, 2, 10, 8]
+    private static let shortArguments = [3, 1, 2, 6, 7]
+
     /// Carries out what the registers ask for and leaves the result in RAX.
     /// 64-bit callers: RDI, RSI, RDX, R10, R8; others: EBX, ECX, EDX, ESI, EDI.
     func carryOutHypercall(_ engine: any VCPUEngine, vcpu: Int) {
         let isLong = engine.isLongMode
         let mask: UInt64 = isLong ? .max : 0xFFFF_FFFF
         let number = engine[register: 0] & mask
-        let arguments = (isLong ? [7, 6, 2, 10, 8] : [3, 1, 2, 6, 7]).map { engine[register: $0] & mask }
+        let arguments = (isLong ? Self.longArguments : Self.shortArguments).map { engine[register: $0] & mask }
         var result = XenError.notPermitted.rawValue
         if engine.privilegeLevel == 0 || engine.paravirtual?.isGuestKernel ?? false {
             let call = Hypercall(
@@ -148,6 +151,9 @@ struct EngineMemory: LinearMemory {
     let engine: any VCPUEngine
 
     func read(_ address: UInt64, _ count: Int) -> [UInt8]? {
+        if Int(address & 0xFFF) + count <= 4096 {
+            return engine.physicalAddress(ofLinear: address).flatMap { domain.memory.read($0, bytes: count) }
+        }
         var result: [UInt8] = []
         for (start, bytes) in parts(address, count) {
             guard let physical = engine.physicalAddress(ofLinear: start),

@@ -43,6 +43,8 @@ extension Hypercall {
             try place(Int32(bitPattern: call.u32(4)), index: call.long(8), at: call.long(8 + long))
             return 0
         case XENMEM_add_to_physmap_batch: return try placeMany(address)
+        // Their frames are where they are, and stay there.
+        case XENMEM_remove_from_physmap where xen.flavour == .pv: throw .notPermitted
         case XENMEM_remove_from_physmap:
             let call = try read(address, 2 * long)
             try requireSelf(call.u16(0))

@@ -152,7 +152,11 @@ internal import Synchronization
         }
     }
 
-    private func runFlushes() {
+    /// From here on no guest code runs; see `awaitFlush`.
+    func leaveGuest() { isInGuest.store(false, ordering: .sequentiallyConsistent) }
+
+    /// Forgets what others wanted forgotten; guest code may run from here on.
+    func enterGuest() {
         isInGuest.store(true, ordering: .sequentiallyConsistent)
         guard hasFlushes.exchange(false, ordering: .sequentiallyConsistent) else { return }
         let pages = flushes.withLock { pages in
@@ -200,9 +204,9 @@ internal import Synchronization
             runErrands()
             domain.xen.refreshClock(index) { engine.timeStampCounter }
             deliver(work.hasInterrupt, callback: callback)
-            runFlushes()
+            enterGuest()
             let exit = engine.run()
-            isInGuest.store(false, ordering: .sequentiallyConsistent)
+            leaveGuest()
             domain.gate.leave()
             if let count = engine.instructions { retired.store(count, ordering: .relaxed) }
             handle(exit)

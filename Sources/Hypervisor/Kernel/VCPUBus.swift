@@ -236,6 +236,26 @@ final class VCPUBus: GuestBus {
         }
     }
 
+    /// Hypercalls that neither wait nor change what the engine is given between runs; bit n: number n.
+    private static let inner: UInt64 =
+        [1, 3, 5, 8, 9, 10, 13, 14, 15, 17, 25, 26, 32].reduce(0) { $0 | 1 << UInt64($1) }
+    /// VCPUOP_set_singleshot_timer and its end.
+    private static let timers: ClosedRange<UInt64> = 8...9
+
+    func hypercall(_ number: UInt64) -> Bool {
+        guard let engine, number < 64 else { return false }
+        let isTimer = number == 24 && Self.timers.contains(engine[register: 7])
+        guard isTimer || Self.inner >> number & 1 != 0 else { return false }
+        counters.countHypercall(number)
+        let vcpu = domain.vcpus[index]
+        vcpu.leaveGuest()
+        domain.carryOutHypercall(engine, vcpu: index)
+        vcpu.enterGuest()
+        // A list of calls may hold one that waits.
+        if domain.xen.isWaiting(index) { domain.kick(index) }
+        return true
+    }
+
     /// Only the first processor's FERR# is wired.
     func signalFloatingPointError(_ isPending: Bool) {
         if index == 0 { chipset.driveNumericError(isPending, vcpu: index) }

@@ -83,6 +83,8 @@ public protocol GuestBus: AnyObject {
     func cpuid(leaf: UInt32, subleaf: UInt32, _ own: CPUIDResult) -> CPUIDResult?
     /// Time stamp counter ticks per second that the guest is told, and its value now.
     var tscFrequency: UInt64 { get }
+    /// A PV kernel's hypercall, whose number is in RAX: carried out at once, or (false) when the engine has come back.
+    func hypercall(_ number: UInt64) -> Bool
     /// FERR#: an unmasked x87 exception waits for the guest, which has CR0.NE clear and so is told by IRQ 13.
     func signalFloatingPointError(_ isPending: Bool)
 }
@@ -90,6 +92,8 @@ public protocol GuestBus: AnyObject {
 extension GuestBus {
     /// A machine without that line.
     public func signalFloatingPointError(_ isPending: Bool) {}
+    /// A machine that sees to hypercalls between runs.
+    public func hypercall(_ number: UInt64) -> Bool { false }
 }
 
 /// What CPUID returns.

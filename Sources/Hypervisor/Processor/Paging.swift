@@ -155,6 +155,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
             guard engine.pointee.region(found.physical) != nil else {
                 throw pageFault(linear, intent, isPresent: true, reserved: true)
             }
+            engine.pointee.spaces.foundGlobal = !isUser && linear >= HypervisorHole.end
             return found
         }
     }
@@ -275,7 +276,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
         return region.pointee.host.loadUnaligned(fromByteOffset: offset, as: T.self)
     }
 
-    private func hostOfTable(_ physical: UInt64) -> UnsafeMutableRawPointer? {
+    func hostOfTable(_ physical: UInt64) -> UnsafeMutableRawPointer? {
         let physical = physical & engine.pointee.addressMask
         guard let region = engine.pointee.region(physical), region.pointee.isWritable else { return nil }
         return region.pointee.host + Int(truncatingIfNeeded: physical &- region.pointee.start)

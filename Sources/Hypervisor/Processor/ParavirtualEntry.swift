@@ -157,14 +157,20 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
             if pointee.gpr.0 & 0xFFFF_FFFF == 23 { return paravirtualReturn() }
             (pointee.gpr.1, pointee.gpr.11) = (next, rflags)
             pointee.rip = next
-            pointee.exit_reason = UInt8(APUS_EXIT_HYPERCALL)
-            return Status.exit
+            return callOut()
         }
         let entry = pv.pointee[is64Bit ? .systemCall : .systemCall32]
         guard entry.address != 0 else { throw raise(Vector.invalidOpcode) }
         let flags = rflags & ~RFLAGS.resume
         (pointee.gpr.1, pointee.gpr.11) = (next, flags)
         return bounce(to: entry, from: origin(next, flags)) ? Status.jump : Status.exit
+    }
+
+    /// Out of line: it speaks to the machine.
+    @inline(never) private func callOut() -> UInt32 {
+        if bus.hypercall(pointee.gpr.0) { return takeParavirtualEvent() ? Status.jump : Status.exit }
+        pointee.exit_reason = UInt8(APUS_EXIT_HYPERCALL)
+        return Status.exit
     }
 
     /// SYSENTER of a program, which tells neither where it was nor where its stack is.

@@ -70,10 +70,23 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
         }
     }
 
-    /// Goes to other tables of the guest's kernel.
+    /// Goes to other tables of the guest's kernel. What they share with those before is kept: all address spaces have
+    /// the kernel's half in common, and who changes it has it forgotten by name.
     func loadTables(_ root: UInt64) {
+        let isShared = hasSameKernel(pointee.cr3, root)
         pointee.cr3 = root
-        flushTLB(keepGlobal: false)
+        flushTLB(keepGlobal: isShared)
+    }
+
+    private func hasSameKernel(_ old: UInt64, _ new: UInt64) -> Bool {
+        guard let old = hostOfTable(old & ~0xFFF), let new = hostOfTable(new & ~0xFFF) else { return false }
+        // Accessed and dirty are the walker's marks.
+        for offset in stride(from: 272 * 8, to: 4096, by: 8) {
+            let difference =
+                old.load(fromByteOffset: offset, as: UInt64.self) ^ new.load(fromByteOffset: offset, as: UInt64.self)
+            if difference & ~0x60 != 0 { return false }
+        }
+        return true
     }
 
     // MARK: model-specific registers

@@ -141,7 +141,11 @@ public final class SoftwareCPU: VCPUEngine {
 
 extension SoftwareCPU {
     public func physicalAddress(ofLinear address: UInt64) -> UInt64? {
+        let right = UInt8(1) << UInt8(APUS_TLB_SUPERVISOR)
+        if cpu.isParavirtual, let known = engine.pointee.spaces.find(address, right) {
+            return known.pointee.physical | address & 0xFFF
+        }
         // A failed walk leaves an exception described; nobody raises it, and the next one overwrites it.
-        try? cpu.walk(address, Intent(mode: UInt8(APUS_TLB_SUPERVISOR_AC))).physical
+        return try? cpu.walk(address, Intent(mode: UInt8(APUS_TLB_SUPERVISOR_AC))).physical
     }
 }
