@@ -118,6 +118,8 @@ private func frame(_ count: Int, to station: [UInt8] = Bench.mac) -> Frame {
         var page: UInt64 = 0x4D
         for round in 0..<40 {
             let packet = frame(1000 + round * 2)
+            // As drivers change pages: neither STA nor STP.
+            bench.out(0, 0x20)
             #expect(bench.card.receive(packet))
             let header = bench.take(page << 8, 4)
             #expect(header[0] == 1 && Int(header[2]) | Int(header[3]) << 8 == packet.bytes.count + 4)

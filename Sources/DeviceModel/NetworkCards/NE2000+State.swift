@@ -190,8 +190,9 @@ extension NE2000 {
             status |= 2
         }
 
+        /// Once started, the card runs until STP: drivers leave STA out when they change pages.
         var isReceiving: Bool {
-            command & 3 == 2 && receiveControl & 0x20 == 0 && start < stop && Int(start) << 8 >= Self.memoryStart
+            command & 1 == 0 && receiveControl & 0x20 == 0 && start < stop && Int(start) << 8 >= Self.memoryStart
                 && Int(stop) << 8 <= Self.memoryStart + Self.memoryBytes && current >= start && current < stop
         }
 
