@@ -157,13 +157,13 @@ extension Guests {
             #expect(try one.run("httpd -p 80 -h /www").contains("DONE-0"))
             #expect(try two.run("wget -q -O - http://192.168.9.2/file | md5sum").contains(sum))
             #expect(try host.fetch("http://192.168.9.2/file") == sum)
+            let statistics = try Site.xl("stats", first.name).output
+            #expect(statistics.firstMatch(of: /interfaces\[0\]\.sendErrors +0/) != nil, "\(statistics)")
             try host.run("/sbin/ip", "link", "set", "vif\(first.id).0", "down")
             #expect(try two.run("ping -c 2 -W 1 192.168.9.2").contains("100% packet loss"))
             try host.run("/sbin/ip", "link", "set", "vif\(first.id).0", "up")
             #expect(try two.run("ping -c 5 -W 5 192.168.9.2").contains(" 0% packet loss"))
             _ = (first, second)
-            let statistics = try Site.xl("stats", first.name).output
-            #expect(statistics.firstMatch(of: /interfaces\[0\]\.sendErrors +0/) != nil, "\(statistics)")
             #expect(try Site.xl("destroy", first.name).status == 0)
             #expect(try !host.run("/sbin/ip", "link").output.contains("vif\(first.id).0"))
         }
