@@ -120,6 +120,12 @@ extension Guests {
             #expect(try Site.xl("list", domain.name).output.contains("  284     2"))
             let reboot = try Site.xl("reboot", "-w", domain.name)
             #expect(reboot.output == "Waiting for 1 domains\nDomain \(domain.id) has been shut down, reason code 1\n")
+            // Its successor must be there before it can be destroyed.
+            let again = Date().addingTimeInterval(30)
+            while try Int(Site.xl("domid", domain.name).output.dropLast()) ?? domain.id == domain.id, Date() < again {
+                usleep(100_000)
+            }
+            #expect(domain.isListed)
         }
 
         /// How a kernel takes events, and which disks it then has.
