@@ -30,14 +30,23 @@ extension Hypercall {
     func updateTables(_ list: UInt64, _ count: UInt64, _ done: UInt64, _ domain: UInt64) throws(XenError) -> Int64 {
         try requireSelf(UInt16(truncatingIfNeeded: domain))
         let known = try known()
+        return try carryOut(list, count, most: 1 << 20, bytes: 16, done) { (entry) throws(XenError) in
+            try update(entry.u64(0), entry.u64(8), known)
+        }
+    }
+
+    /// Does a list's entries of `bytes` each in turn, up to the first that fails; how many were done goes to `done`.
+    private func carryOut(
+        _ list: UInt64, _ count: UInt64, most: UInt64, bytes: Int, _ done: UInt64,
+        _ body: (Record) throws(XenError) -> Void
+    ) throws(XenError) -> Int64 {
         let count = count & 0x7FFF_FFFF
-        guard count <= 1 << 20 else { throw .invalid }
+        guard count <= most else { throw .invalid }
         var failure: XenError?
         var finished: UInt64 = 0
         for index in 0..<count {
             do throws(XenError) {
-                let entry = try read(list &+ index &* 16, 16)
-                try update(entry.u64(0), entry.u64(8), known)
+                try body(try read(list &+ index &* UInt64(bytes), bytes))
                 finished = index + 1
             } catch {
                 failure = error
@@ -132,22 +141,9 @@ extension Hypercall {
     ) throws(XenError) -> Int64 {
         try requireSelf(UInt16(truncatingIfNeeded: domain))
         let known = try known()
-        let count = count & 0x7FFF_FFFF
-        guard count <= 1 << 16 else { throw .invalid }
-        var failure: XenError?
-        var finished: UInt64 = 0
-        for index in 0..<count {
-            do throws(XenError) {
-                try extended(try read(list &+ index &* 24, 24), cpu, known)
-                finished = index + 1
-            } catch {
-                failure = error
-                break
-            }
+        return try carryOut(list, count, most: 1 << 16, bytes: 24, done) { (call) throws(XenError) in
+            try extended(call, cpu, known)
         }
-        if done != 0 { try write(Record(UInt32(truncatingIfNeeded: finished)).bytes, done) }
-        if let failure { throw failure }
-        return 0
     }
 
     private func extended(_ call: Record, _ cpu: any ParavirtualCPU, _ known: ParavirtualMemory) throws(XenError) {
