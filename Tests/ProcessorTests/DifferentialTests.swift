@@ -61,18 +61,18 @@ import Testing
         try check("integer", base: 1, length: 12) { $0.integer() }
     }
 
-    @Test func translatedInstructionsDoWhatTheHostDoes() throws {
-        try check("translated", base: 7_000_000, length: 12, translated: true) { $0.integer() }
+    @Test(arguments: [64, 32]) func translatedInstructionsDoWhatTheHostDoes(bits: Int) throws {
+        try check("translated \(bits)", base: 7_000_000, length: 12, bits: bits, translated: true) { $0.integer() }
     }
 
-    @Test func translatedBlocksMayMixNativeCodeAndHandlers() throws {
-        try check("translated mixed", base: 8_000_000, length: 16, translated: true) {
+    @Test(arguments: [64, 32]) func translatedBlocksMayMixNativeCodeAndHandlers(bits: Int) throws {
+        try check("translated mixed \(bits)", base: 8_000_000, length: 16, bits: bits, translated: true) {
             if $0.random.chance(4) { $0.vector() } else { $0.integer() }
         }
     }
 
-    @Test func translatedVectorInstructionsDoWhatTheHostDoes() throws {
-        try check("translated vector", base: 9_000_000, length: 10, translated: true) {
+    @Test(arguments: [64, 32]) func translatedVectorInstructionsDoWhatTheHostDoes(bits: Int) throws {
+        try check("translated vector \(bits)", base: 9_000_000, length: 10, bits: bits, translated: true) {
             if $0.random.chance(5) { $0.integer() } else { $0.vector() }
         }
     }
@@ -83,8 +83,8 @@ import Testing
         }
     }
 
-    @Test func translatedBlocksSaveAndLoadWhatTheHostDoes() throws {
-        try check("translated state", base: 11_000_000, length: 8, translated: true) {
+    @Test(arguments: [64, 32]) func translatedBlocksSaveAndLoadWhatTheHostDoes(bits: Int) throws {
+        try check("translated state \(bits)", base: 11_000_000, length: 8, bits: bits, translated: true) {
             switch $0.random.below(5) {
             case 0: $0.x87()
             case 1: $0.saveAndRestore()
@@ -98,8 +98,8 @@ import Testing
         try check("vector", base: 1_000_000, length: 8) { $0.vector() }
     }
 
-    @Test func translatedX87InstructionsDoWhatTheHostDoes() throws {
-        try check("translated x87", base: 16_000_000, length: 10, translated: true) {
+    @Test(arguments: [64, 32]) func translatedX87InstructionsDoWhatTheHostDoes(bits: Int) throws {
+        try check("translated x87 \(bits)", base: 16_000_000, length: 10, bits: bits, translated: true) {
             switch $0.random.below(8) {
             case 0: $0.integer()
             case 1: $0.vector()
@@ -110,8 +110,8 @@ import Testing
         }
     }
 
-    @Test(arguments: [true, false]) func codeMayChangeItselfAndFault(translated: Bool) throws {
-        try check("hard", base: 18_000_000, length: 12, translated: translated) {
+    @Test(arguments: [true, false], [64, 32]) func codeMayChangeItselfAndFault(translated: Bool, bits: Int) throws {
+        try check("hard \(bits)", base: 18_000_000, length: 12, bits: bits, translated: translated) {
             switch $0.random.below(20) {
             case 0: $0.faulting()
             case 1...4: $0.selfModifying()
@@ -124,11 +124,11 @@ import Testing
     }
 
     /// FIP, FDP and FOP, which the host has for its own code, are compared between translator and interpreter.
-    @Test func translatedX87InstructionsKeepTheirPointers() throws {
-        let user = try UserGuest()
+    @Test(arguments: [64, 32]) func translatedX87InstructionsKeepTheirPointers(bits: Int) throws {
+        let user = try UserGuest(bits: bits)
         var wrong: [UInt64] = []
         for seed in 17_000_000..<17_000_000 + Self.cases {
-            var generator = InstructionGenerator(seed: seed)
+            var generator = InstructionGenerator(seed: seed, bits: bits)
             let state = generator.state(unmasked: seed & 1 != 0)
             let data = [UInt8](repeating: UInt8(truncatingIfNeeded: seed), count: UserGuest.dataBytes)
             for _ in 0..<8 {
@@ -178,8 +178,9 @@ import Testing
         try check("wide unmasked", base: 13_000_000, length: 6, unmasked: true) { $0.wide() }
     }
 
-    @Test(.enabled(if: UserGuest.hasAVX)) func translatedWideInstructionsDoWhatTheHostDoes() throws {
-        try check("translated wide", base: 14_000_000, length: 10, translated: true) {
+    @Test(.enabled(if: UserGuest.hasAVX), arguments: [64, 32])
+    func translatedWideInstructionsDoWhatTheHostDoes(bits: Int) throws {
+        try check("translated wide \(bits)", base: 14_000_000, length: 10, bits: bits, translated: true) {
             switch $0.random.below(6) {
             case 0: $0.integer()
             case 1: $0.vector()

@@ -280,7 +280,9 @@ struct BlockCache {
 
 /// Closes every block: execution goes on at `start`.
 let leaveBlock: apus_handler = { cpu, insn in
-    cpu.pointee.rip = (cpu.pointee.rip &+ UInt64(insn.pointee.start)) & insn.pointee.addr_mask
+    // In a block that died this stands in for any instruction: only its place is right.
+    let mask: UInt64 = cpu.pointee.code_size == 8 ? .max : 0xFFFF_FFFF
+    cpu.pointee.rip = (cpu.pointee.rip &+ UInt64(insn.pointee.start)) & mask
     cpu.pointee.instructions &-= 1
     return Status.jump
 }

@@ -102,11 +102,11 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
     /// The block of one instruction that begins at `host` and goes on in the next page; nil: it is no such.
     private func crossing(_ linear: UInt64, _ host: UnsafeMutableRawPointer, _ physical: UInt64) -> Block? {
         let room = 4096 - Int(truncatingIfNeeded: physical & 0xFFF)
-        guard room < 15, self.pointee.code_size == 8, let (next, behind) = try? fetchPage(linear &+ UInt64(room)),
+        let key = self.pointee.mode_key
+        guard room < 15, Translation.width(key) != nil, let (next, behind) = try? fetchPage(advance(linear, room)),
             let behind
         else { return nil }
         let engine = engine
-        let key = self.pointee.mode_key
         if let known = engine.pointee.blocks.find(physical, key, second: next | 1) { return known }
         guardPage(physical)
         guardPage(next)
@@ -137,7 +137,6 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
         var end = apus_insn.empty
         end.handler = leaveBlock
         end.start = UInt16(truncatingIfNeeded: at)
-        end.addr_mask = self.pointee.code_size == 8 ? .max : 0xFFFF_FFFF
         insn.initialize(to: end)
     }
 

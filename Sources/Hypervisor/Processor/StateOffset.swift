@@ -50,4 +50,7 @@ enum StateOffset {
     /// The entries for loads of one mode; those for stores lie behind them.
     static func tlbSet(_ mode: UInt8) -> Int32 { tlb + Int32(mode) * 2 * Int32(APUS_TLB_ENTRIES) * 16 }
     static func segmentBase(_ index: UInt8) -> Int32 { Int32(APUS_SEGMENTS_OFFSET) + Int32(index) * 16 }
+    static func segmentLimit(_ index: UInt8) -> Int32 { segmentBase(index) + 8 }
+    static func segmentSelector(_ index: UInt8) -> Int32 { segmentBase(index) + 12 }
+    static func segmentAccess(_ index: UInt8) -> Int32 { segmentBase(index) + 14 }
 }

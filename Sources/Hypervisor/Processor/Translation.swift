@@ -81,6 +81,8 @@ struct Translation {
     var misses: [Miss] = []
     /// TLB set in use.
     var tlbMode: UInt8
+    /// Bytes of an instruction pointer, and of what is pushed: 8 or 4.
+    private(set) var width: UInt8
     var slows: [Slow] = []
     var branches: [Branch] = []
     var strays: [Stray] = []
@@ -107,6 +109,7 @@ struct Translation {
     ) {
         (self.common, self.cpu, self.block, self.code, self.cold) = (common, cpu, block, code, cold)
         emitter = Emitter(at: code)
+        width = Self.width(block.pointee.mode_key) ?? 8
         (key, tlbMode, tlb) = Self.mode(block)
     }
 
@@ -114,6 +117,7 @@ struct Translation {
     mutating func begin(_ block: Block, at code: UnsafeMutablePointer<UInt8>, cold: UnsafeMutablePointer<UInt8>) {
         (self.block, self.code, self.cold) = (block, code, cold)
         emitter = Emitter(at: code)
+        width = Self.width(block.pointee.mode_key) ?? 8
         (key, tlbMode, tlb) = Self.mode(block)
         (isNative, isSaved, isVector, hasUpper) = (false, true, false, false)
         (hasX87, knowsX87Block, isApart) = (false, false, false)
@@ -145,6 +149,13 @@ struct Translation {
         return (key, UInt8(mode), StateOffset.tlbSet(UInt8(mode)))
     }
 
+    /// Bytes of an instruction pointer in a mode whose code is translated: 64-bit, or protected 32-bit with flat segments.
+    static func width(_ key: UInt32) -> UInt8? {
+        if key & 3 == 3 { return 8 }
+        let flat = ModeKey.protected.rawValue | ModeKey.flatCode.rawValue | ModeKey.flatData.rawValue
+        return key & 0xF == 2 | 2 << 2 && key & flat == flat ? 4 : nil
+    }
+
     var count: Int { Int(block.pointee.count) }
     /// The instruction that is being emitted.
     var index: Int { slow.index }
@@ -162,7 +173,7 @@ struct Translation {
         guard gain * 3 >= count else { return false }
         var live = liveAtEnd()
         for index in stride(from: count - 1, through: 0, by: -1) {
-            if plans[index].form == .jumpIf { live |= liveInto(relative(insn(index))) }
+            if plans[index].form == .jumpIf || plans[index].form == .loop { live |= liveInto(relative(insn(index))) }
             plans[index].liveOut = live
             live = plans[index].liveIn
         }

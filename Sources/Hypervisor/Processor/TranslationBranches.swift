@@ -12,41 +12,42 @@ extension Translation {
     mutating func stackPlace(_ low: Int32, _ bytes: UInt8, write: Bool, _ plan: NativePlan) -> HostPlace {
         if let place = shared(4, low, plan) { return place }
         clobberFlags(plan)
-        emitter.insn(0x8D, 8, HostRegister.address, .memory(stack, low))
+        emitter.insn(0x8D, width, HostRegister.address, .memory(stack, low))
         translateAddress(bytes, write: write)
         return .memory(HostRegister.address, 0)
     }
-    mutating func moveStack(_ bytes: Int32) { emitter.insn(0x8D, 8, stack, .memory(stack, bytes)) }
+    mutating func moveStack(_ bytes: Int32) { emitter.insn(0x8D, width, stack, .memory(stack, bytes)) }
 
     mutating func emitPush(_ insn: Insn, _ plan: NativePlan) {
-        let place = stackPlace(-8, 8, write: true, plan)
+        let bytes = Int32(width)
+        let place = stackPlace(-bytes, width, write: true, plan)
         if plan.form == .pushImmediate {
-            emitter.insn(0xC7, 8, 0, place)
+            emitter.insn(0xC7, width, 0, place)
             emitter.long(Int32(truncatingIfNeeded: insn.pointee.imm))
         } else {
             let source = guest(insn.pointee.rm, HostRegister.scratch)
-            emitter.store(source, place)
+            emitter.insn(0x89, width, source, place)
         }
-        moveStack(-8)
+        moveStack(-bytes)
     }
 
     mutating func emitPop(_ insn: Insn, _ plan: NativePlan) {
-        let place = stackPlace(0, 8, write: false, plan)
+        let place = stackPlace(0, width, write: false, plan)
         let target = pinned(insn.pointee.rm) ?? HostRegister.scratch
-        emitter.load(target, place)
+        emitter.insn(0x8B, width, target, place)
         giveBack(insn.pointee.rm, target)
-        if target != stack { moveStack(8) }
+        if target != stack { moveStack(Int32(width)) }
     }
 
     /// Pushes, or pops, of several registers with one look into the TLB.
     mutating func emitStackRun(_ index: Int, _ number: Int) {
         let plan = plans[index]
-        let bytes = Int32(number * 8)
+        let bytes = Int32(number) * Int32(width)
         if plan.form == .push {
             let lowest = stackPlace(-bytes, UInt8(bytes), write: true, plan)
             for (place, register) in (index..<index + number).reversed().enumerated() {
                 let source = guest(insn(register).pointee.rm, HostRegister.scratch)
-                emitter.store(source, lowest.behind(Int32(place) * 8))
+                emitter.insn(0x89, width, source, lowest.behind(Int32(place) * Int32(width)))
             }
             return moveStack(-bytes)
         }
@@ -54,7 +55,7 @@ extension Translation {
         for place in 0..<number {
             let rm = insn(index + place).pointee.rm
             let target = pinned(rm) ?? HostRegister.scratch
-            emitter.load(target, lowest.behind(Int32(place) * 8))
+            emitter.insn(0x8B, width, target, lowest.behind(Int32(place) * Int32(width)))
             giveBack(rm, target)
         }
         moveStack(bytes)
@@ -62,10 +63,21 @@ extension Translation {
 
     mutating func emitLeave(_ plan: NativePlan) {
         clobberFlags(plan)
-        emitter.move(HostRegister.address, 5)
-        translateAddress(8, write: false)
-        emitter.insn(0x8D, 8, stack, .memory(5, 8))
-        emitter.load(5, .memory(HostRegister.address, 0))
+        emitter.insn(0x89, width, 5, .register(HostRegister.address))
+        translateAddress(width, write: false)
+        emitter.insn(0x8D, width, stack, .memory(5, Int32(width)))
+        emitter.insn(0x8B, width, 5, .memory(HostRegister.address, 0))
+    }
+
+    /// LOOP and JECXZ, whose counter is as wide as addresses.
+    mutating func emitLoop(_ insn: Insn, _ plan: NativePlan, _ index: Int) {
+        let size = insn.pointee.addr_size
+        clobberFlags(plan)
+        isSaved = true
+        let isCounting = insn.pointee.opcode == 0xE2
+        if isCounting { emitter.insn(0x8D, size, 1, .memory(1, -1)) }
+        emitter.insn(0x85, size, 1, .register(1))
+        branch(if: isCounting ? 5 : 4, to: relative(insn), count: index + 1)
     }
 
     // MARK: - Calls and indirect branches
@@ -73,13 +85,13 @@ extension Translation {
     /// Pushes the address behind the instruction.
     mutating func pushReturn(_ insn: Insn, _ place: HostPlace) {
         emitter.load(HostRegister.scratch, .state(StateOffset.rip))
-        emitter.insn(0x8D, 8, HostRegister.scratch, .memory(HostRegister.scratch, Int32(insn.pointee.next)))
-        emitter.store(HostRegister.scratch, place)
-        moveStack(-8)
+        emitter.insn(0x8D, width, HostRegister.scratch, .memory(HostRegister.scratch, Int32(insn.pointee.next)))
+        emitter.insn(0x89, width, HostRegister.scratch, place)
+        moveStack(-Int32(width))
     }
 
     mutating func emitCall(_ insn: Insn, _ plan: NativePlan, _ index: Int) {
-        pushReturn(insn, stackPlace(-8, 8, write: true, plan))
+        pushReturn(insn, stackPlace(-Int32(width), width, write: true, plan))
         leave(relative(insn), index + 1)
     }
 
@@ -87,16 +99,17 @@ extension Translation {
     mutating func loadTarget(_ insn: Insn, _ plan: NativePlan) {
         clobberFlags(plan)
         if insn.pointee.mem != 0 {
-            let place = memory(insn, 8, write: false, plan)
-            emitter.load(HostRegister.address, place)
+            let place = memory(insn, width, write: false, plan)
+            emitter.insn(0x8B, width, HostRegister.address, place)
         } else {
             let source = guest(insn.pointee.rm, HostRegister.address)
-            if source != HostRegister.address { emitter.move(HostRegister.address, source) }
+            if source != HostRegister.address { emitter.insn(0x89, width, source, .register(HostRegister.address)) }
         }
     }
 
-    /// Gives up unless r10 is canonical.
+    /// Gives up unless r10 is canonical; 32 bits always lie within a flat segment's limit.
     mutating func checkTarget() {
+        if width == 4 { return }
         emitter.move(HostRegister.scratch, HostRegister.address)
         emitter.bytes(0x49, 0xC1, 0xE3, 16, 0x49, 0xC1, 0xFB, 16)  // shl r11, 16; sar r11, 16
         emitter.insn(0x39, 8, HostRegister.address, .register(HostRegister.scratch))
@@ -107,8 +120,8 @@ extension Translation {
         loadTarget(insn, plan)
         checkTarget()
         emitter.store(HostRegister.address, .state(StateOffset.target))
-        emitter.insn(0x8D, 8, HostRegister.address, .memory(stack, -8))
-        translateAddress(8, write: true)
+        emitter.insn(0x8D, width, HostRegister.address, .memory(stack, -Int32(width)))
+        translateAddress(width, write: true)
         pushReturn(insn, .memory(HostRegister.address, 0))
         emitter.load(HostRegister.address, .state(StateOffset.target))
         emitter.store(HostRegister.address, .state(StateOffset.rip))
@@ -116,9 +129,9 @@ extension Translation {
     }
 
     mutating func emitReturn(_ insn: Insn, _ plan: NativePlan, _ index: Int) {
-        let place = stackPlace(0, 8, write: false, plan)
+        let place = stackPlace(0, width, write: false, plan)
         clobberFlags(plan)
-        emitter.load(HostRegister.address, place)
-        leaveUnchecked(index + 1, stack: 8 + Int32(insn.pointee.imm & 0xFFFF))
+        emitter.insn(0x8B, width, HostRegister.address, place)
+        leaveUnchecked(index + 1, stack: Int32(width) + Int32(insn.pointee.imm & 0xFFFF))
     }
 }

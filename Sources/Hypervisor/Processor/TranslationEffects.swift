@@ -27,6 +27,8 @@ extension Translation {
             insn.pointee.mem != 0 ? 0 : 1 << UInt32(insn.pointee.rm & 15) | 1 << UInt32(insn.pointee.rm_at >> 3 & 15)
         let reg: UInt32 = 1 << UInt32(insn.pointee.reg & 15) | 1 << UInt32(insn.pointee.reg_at >> 3 & 15)
         switch plan.form {
+        case .loop: return (2, nil)
+        case .moveOffset: return (plan.opcode & 2 != 0 ? 1 : 0, nil)
         case .nothing, .fence, .jumpIf, .jump, .call, .callReturn, .control, .zeroUpper, .bitMemory: return (0, nil)
         case .push, .pushImmediate: return (0, (4, -8))
         case .pop: return (1 << UInt32(insn.pointee.rm & 15), (4, 8))

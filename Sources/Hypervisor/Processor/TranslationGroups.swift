@@ -47,7 +47,8 @@ struct Boundary {
 extension Translation {
     /// Fills `groups` and `groupOf`.
     mutating func findGroups() {
-        guard block.pointee.mode_key & ModeKey.alignmentCheck.rawValue == 0, count > 1 else { return }
+        // In 32-bit code an access may lie on the other side of 4 GiB than its base register.
+        guard block.pointee.mode_key & ModeKey.alignmentCheck.rawValue == 0, width == 8, count > 1 else { return }
         groupOf.append(contentsOf: repeatElement(-1, count: count))
         var open = [Int](repeating: -1, count: 16)
         var moved = [Int32](repeating: 0, count: 16)
@@ -103,7 +104,7 @@ extension Translation {
         case .callReturn: return BaseAccess(base: 4, low: 0, bytes: 8, writes: false)
         default: break
         }
-        guard insn.pointee.mem != 0, insn.pointee.flat != 0, insn.pointee.index == UInt8(APUS_NO_REG),
+        guard insn.pointee.mem != 0, insn.pointee.flat != 0, insn.pointee.addr_size == 8, insn.pointee.index == UInt8(APUS_NO_REG),
             insn.pointee.base < 16, !plan.isLocked, !plan.hasHighBytes, abs(Int(insn.pointee.disp)) < 1 << 30,
             let (size, writes) = operand(insn, plan)
         else { return nil }

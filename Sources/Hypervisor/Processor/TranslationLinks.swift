@@ -25,7 +25,8 @@ extension Translation {
         // Every loop has a jump back, or to another page: that much is enough to look at the attention word.
         let skip = offset > 0 ? Translator.pollBytes : 0
         guard target &>> 12 == block.pointee.physical &>> 12 else {
-            emitter.load(HostRegister.address, .state(StateOffset.rip))
+            emitter.insn(0x8B, width, HostRegister.address, .state(StateOffset.rip))
+            if width == 4 { emitter.store(HostRegister.address, .state(StateOffset.rip)) }
             return Translator.emitDispatch(&emitter, exit: common.exit)
         }
         if offset == 0, key == block.pointee.mode_key, block.pointee.second == 0 { return emitter.jump(to: code) }

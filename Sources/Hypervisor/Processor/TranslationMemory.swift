@@ -8,8 +8,31 @@ internal import CProcessor
 extension Translation {
     // MARK: Memory
 
-    /// The operand's linear address in r10.
-    mutating func loadAddress(_ insn: Insn) { loadAddress(insn, into: HostRegister.address, 8) }
+    /// The operand's effective address in r10.
+    mutating func loadAddress(_ insn: Insn) {
+        loadAddress(insn, into: HostRegister.address, insn.pointee.addr_size)
+    }
+
+    /// Makes the effective address in r10 a linear one; clobbers flags. In 32-bit code, FS or GS must be writable and have
+    /// no limit: else the handler looks.
+    mutating func addSegment(_ insn: Insn) {
+        guard insn.pointee.flat == 0 else { return }
+        let segment = insn.pointee.segment
+        if width == 4 {
+            let scratch = HostRegister.scratch
+            let flat = Access.present | Access.nonSystem | Access.writable
+            emitter.insn(0x83, 4, 7, .state(StateOffset.segmentLimit(segment)))
+            emitter.byte(0xFF)
+            giveUp(if: 5)
+            emitter.insn(0x1B7, 4, scratch, .state(StateOffset.segmentAccess(segment)))
+            emitter.insn(0x81, 4, 4, .register(scratch))
+            emitter.long(Int32(flat | Access.code | Access.conforming))
+            emitter.insn(0x81, 4, 7, .register(scratch))
+            emitter.long(Int32(flat))
+            giveUp(if: 5)
+        }
+        emitter.insn(0x03, width, HostRegister.address, .state(StateOffset.segmentBase(segment)))
+    }
 
     /// LEA: the effective address in a register of the host.
     mutating func loadAddress(_ insn: Insn, into target: UInt8, _ size: UInt8) {
@@ -170,9 +193,7 @@ extension Translation {
         if let place = shared(insn.pointee.base, insn.pointee.disp, plan) { return place }
         clobberFlags(plan)
         loadAddress(insn)
-        if insn.pointee.flat == 0 {
-            emitter.insn(0x03, 8, HostRegister.address, .state(StateOffset.segmentBase(insn.pointee.segment)))
-        }
+        addSegment(insn)
         translateAddress(size, write: write, aligned: aligned, slot: nearSlot(insn))
         return .memory(HostRegister.address, 0)
     }

@@ -16,6 +16,7 @@ extension Translation {
         case .single: emitSingle(insn, plan)
         case .loadAddress: emitLoadAddress(insn)
         case .moveImmediate: emitMoveImmediate(insn)
+        case .moveOffset: emitMoveOffset(insn, plan)
         case .convert: emitConvert(insn)
         case .setIf: emitSetIf(insn, plan)
         case .byteSwap: emitByteSwap(insn)
@@ -27,6 +28,7 @@ extension Translation {
             restoreFlags()
             branch(
                 if: UInt8(truncatingIfNeeded: insn.pointee.opcode), to: relative(insn), count: index + 1)
+        case .loop: emitLoop(insn, plan, index)
         case .jump: leave(relative(insn), index + 1)
         case .call: emitCall(insn, plan, index)
         case .callIndirect: emitCallIndirect(insn, plan, index)
@@ -210,7 +212,7 @@ extension Translation {
 
     private mutating func emitLoadAddress(_ insn: Insn) {
         let reg = insn.pointee.reg
-        let size = insn.pointee.op_size
+        let size = min(insn.pointee.op_size, insn.pointee.addr_size)
         if let target = pinned(reg) { return loadAddress(insn, into: target, size) }
         loadAddress(insn, into: HostRegister.address, size)
         emitter.store(HostRegister.address, .state(Int32(reg) * 8))
@@ -235,6 +237,16 @@ extension Translation {
         let target = pinned(rm) ?? HostRegister.scratch
         emitter.loadConstant(target, wanted)
         giveBack(rm, target)
+    }
+
+    /// MOV of AL, AX, EAX or RAX and memory at an address within the instruction.
+    private mutating func emitMoveOffset(_ insn: Insn, _ plan: NativePlan) {
+        let size = insn.pointee.op_size
+        clobberFlags(plan)
+        emitter.loadConstant(HostRegister.address, insn.pointee.imm)
+        addSegment(insn)
+        translateAddress(size, write: plan.opcode & 2 == 0, slot: nearSlot(insn))
+        emitter.insn(plan.opcode, size, 0, .memory(HostRegister.address, 0))
     }
 
     private mutating func emitConvert(_ insn: Insn) {

@@ -1,6 +1,6 @@
 // Which instructions have a native form in translated code, and what they do to the flags.
 // Source: Intel SDM volume 2, volume 1 appendix A (flags).
-// Modelled: integer instructions of 64-bit code that compilers emit; all others are run by their handlers.
+// Modelled: integer instructions that compilers emit, in 64- and in 32-bit code; all others are run by their handlers.
 // Quirks: the decoder has swapped the operands of load forms with two registers (Integer.swift).
 
 internal import CProcessor
@@ -17,8 +17,10 @@ enum NativeForm: UInt8 {
     case load
     /// R/M and an immediate (group 1, TEST, MOV), or R/M alone (INC, NOT, shifts ...).
     case single
-    case loadAddress, moveImmediate, convert, setIf, byteSwap, exchange
+    case loadAddress, moveImmediate, moveOffset, convert, setIf, byteSwap, exchange
     case push, pushImmediate, pop, leave
+    /// LOOP and JECXZ.
+    case loop
     case jumpIf, jump, call, callIndirect, jumpIndirect, callReturn
     /// XCHG, XADD, CMPXCHG and CMPXCHG8B or 16B on memory.
     case exchangeMemory
@@ -73,9 +75,12 @@ struct NativePlan {
     static func of(_ insn: Insn, mode: UInt32) -> NativePlan {
         let handler = unsafeBitCast(insn.pointee.handler, to: UInt.self)
         if handler == none { return .plain(.nothing) }
-        guard handler != undefined, insn.pointee.mem == 0 || insn.pointee.addr_size == 8
-        else { return NativePlan() }
-        if insn.pointee.vex != 0 { return wide(insn) }
+        guard handler != undefined, isReachable(insn, mode: mode) else { return NativePlan() }
+        if insn.pointee.vex != 0 {
+            // Outside 64-bit mode VZEROUPPER leaves half of the registers alone.
+            let isPart = mode & 3 != 3 && insn.pointee.vector == UInt8(APUS_NATIVE_ZERO)
+            return isPart ? NativePlan() : wide(insn)
+        }
         switch Int32(insn.pointee.vector) {
         case Int32(APUS_NATIVE_SSE): return vector(insn)
         case Int32(APUS_NATIVE_X87): return x87(insn)
@@ -83,15 +88,26 @@ struct NativePlan {
         default: break
         }
         if let plan = system(insn, mode: mode) { return plan }
-        if insn.pointee.prefixes & UInt8(APUS_PREFIX_LOCK) != 0 { return locked(of(insn, isLocked: true)) }
-        return of(insn, isLocked: false)
+        let width: UInt8 = mode & 3 == 3 ? 8 : 4
+        if insn.pointee.prefixes & UInt8(APUS_PREFIX_LOCK) != 0 {
+            return locked(of(insn, isLocked: true, width: width))
+        }
+        return of(insn, isLocked: false, width: width)
     }
 
-    private static func of(_ insn: Insn, isLocked: Bool) -> NativePlan {
+    /// Whether translated code finds the memory operand, if there is one.
+    private static func isReachable(_ insn: Insn, mode: UInt32) -> Bool {
+        if insn.pointee.mem == 0 { return true }
+        guard insn.pointee.addr_size >= 4 else { return false }
+        return mode & 3 == 3 || insn.pointee.flat != 0 || insn.pointee.segment >= UInt8(segmentFS)
+            || insn.pointee.opcode == 0x8D
+    }
+
+    private static func of(_ insn: Insn, isLocked: Bool, width: UInt8) -> NativePlan {
         let plan: NativePlan
         switch insn.pointee.opcode >> 8 {
-        case 0: plan = oneByte(insn)
-        case 1: plan = twoByte(insn)
+        case 0: plan = oneByte(insn, width)
+        case 1: plan = twoByte(insn, width)
         case 2: return extended(insn)
         default: return NativePlan()
         }
@@ -135,7 +151,7 @@ struct NativePlan {
         .flags(form, opcode, reads: which == 2 || which == 3 ? 1 : 0, extensionCode: UInt8(which & 7))
     }
 
-    private static func oneByte(_ insn: Insn) -> NativePlan {
+    private static func oneByte(_ insn: Insn, _ width: UInt8) -> NativePlan {
         let opcode = insn.pointee.opcode
         let size = insn.pointee.op_size
         let isByte: UInt16 = size == 1 ? 0 : 1
@@ -151,10 +167,15 @@ struct NativePlan {
         case 0x88...0x8B:
             let isLoad = opcode & 2 != 0 && insn.pointee.mem != 0
             return .plain(isLoad ? .load : .store, 0x88 | (isLoad ? 2 : 0) | isByte)
+        case 0xA0...0xA3:
+            let isReachable = insn.pointee.flat != 0 || insn.pointee.segment >= UInt8(segmentFS)
+            return isReachable ? .plain(.moveOffset, opcode < 0xA2 ? 0x8A | isByte : 0x88 | isByte) : NativePlan()
         case 0xA8, 0xA9: return .flags(.single, 0xF6 | isByte)
         case 0xB0...0xBF: return .plain(.moveImmediate)
         case 0xC6, 0xC7: return insn.pointee.mem != 0 ? .plain(.single, 0xC6 | isByte) : .plain(.moveImmediate)
-        case 0x8D: return size >= 4 && insn.pointee.addr_size == 8 ? .plain(.loadAddress) : NativePlan()
+        case 0x40...0x4F:
+            return .flags(.single, 0xFF, writes: allFlags & ~1, extensionCode: opcode < 0x48 ? 0 : 1)
+        case 0x8D: return size >= 4 && insn.pointee.addr_size >= 4 ? .plain(.loadAddress) : NativePlan()
         case 0x63: return size == 8 ? .plain(.load, 0x63) : NativePlan()
         case 0x69, 0x6B: return size >= 4 ? .flags(.load, 0x69) : NativePlan()
         case 0x98, 0x99: return .plain(.convert, opcode)
@@ -167,7 +188,7 @@ struct NativePlan {
             return size >= 4 ? .flags(.divide, 0xF7, writes: 0, extensionCode: UInt8(which)) : NativePlan()
         case 0xF6, 0xF7: return group3(which, size)
         case 0xFE where which < 2: return .flags(.single, 0xFE, writes: allFlags & ~1, extensionCode: UInt8(which))
-        default: return transfer(insn, which)
+        default: return transfer(insn, which, width)
         }
     }
 
@@ -204,23 +225,28 @@ struct NativePlan {
         return plan
     }
 
-    private static func transfer(_ insn: Insn, _ which: UInt16) -> NativePlan {
+    private static func transfer(_ insn: Insn, _ which: UInt16, _ width: UInt8) -> NativePlan {
         let size = insn.pointee.op_size
+        if insn.pointee.opcode == 0xFF, which < 2 {
+            return .flags(.single, 0xFF, writes: allFlags & ~1, extensionCode: UInt8(which))
+        }
+        // Of near branches and of the stack, in another size than the code's: left to handlers.
+        guard size == width else { return NativePlan() }
         switch insn.pointee.opcode {
-        case 0x50...0x57: return size == 8 ? .plain(.push) : NativePlan()
-        case 0x58...0x5F: return size == 8 ? .plain(.pop) : NativePlan()
-        case 0x68, 0x6A: return size == 8 ? .plain(.pushImmediate) : NativePlan()
-        case 0xC9: return size == 8 ? .plain(.leave) : NativePlan()
+        case 0x50...0x57: return .plain(.push)
+        case 0x58...0x5F: return .plain(.pop)
+        case 0x68, 0x6A: return .plain(.pushImmediate)
+        case 0xC9: return .plain(.leave)
         case 0x70...0x7F: return .plain(.jumpIf, reads: condition(insn))
+        case 0xE2, 0xE3: return insn.pointee.addr_size >= 4 ? .plain(.loop) : NativePlan()
         case 0xE8: return .plain(.call)
         case 0xE9, 0xEB: return .plain(.jump)
         case 0xC2, 0xC3: return .plain(.callReturn, reads: allFlags)
         case 0xFF:
             switch which {
-            case 0, 1: return .flags(.single, 0xFF, writes: allFlags & ~1, extensionCode: UInt8(which))
             case 2: return .plain(.callIndirect, reads: allFlags)
             case 4: return .plain(.jumpIndirect, reads: allFlags)
-            case 6: return insn.pointee.mem == 0 && size == 8 ? .plain(.push) : NativePlan()
+            case 6: return insn.pointee.mem == 0 ? .plain(.push) : .plain(.pushMemory)
             default: return NativePlan()
             }
         default: return NativePlan()
@@ -241,13 +267,13 @@ struct NativePlan {
         }
     }
 
-    private static func twoByte(_ insn: Insn) -> NativePlan {
+    private static func twoByte(_ insn: Insn, _ width: UInt8) -> NativePlan {
         let opcode = insn.pointee.opcode
         let size = insn.pointee.op_size
         let isMemory = insn.pointee.mem != 0
         switch opcode {
         case 0x140...0x14F: return .plain(.load, opcode, reads: condition(insn))
-        case 0x180...0x18F: return .plain(.jumpIf, reads: condition(insn))
+        case 0x180...0x18F: return size == width ? .plain(.jumpIf, reads: condition(insn)) : NativePlan()
         case 0x190...0x19F: return .plain(.setIf, opcode, reads: condition(insn))
         case 0x1AF: return size >= 4 ? .flags(.load, opcode) : NativePlan()
         case 0x1B6, 0x1B7, 0x1BE, 0x1BF: return size >= 4 ? .plain(.load, opcode) : NativePlan()

@@ -12,11 +12,9 @@ extension NativePlan {
         switch insn.pointee.opcode {
         case 0xFA where isSupervisor: return .plain(.clearInterrupts)
         case 0xFB where isSupervisor: return .plain(.setInterrupts)
-        case 0x9C where insn.pointee.op_size == 8: return .plain(.pushFlags, reads: allFlags)
+        case 0x9C where insn.pointee.op_size == (mode & 3 == 3 ? 8 : 4): return .plain(.pushFlags, reads: allFlags)
         case 0x131: return .plain(.timeStamp)
         case 0x101 where insn.pointee.mem == 0: return group7(insn.pointee.modrm, isSupervisor)
-        case 0xFF where insn.pointee.mem != 0 && insn.pointee.modrm >> 3 & 7 == 6 && insn.pointee.op_size == 8:
-            return .plain(.pushMemory)
         case 0x1A3 where hasMemoryBits(insn, locked: false), 0x1AB where hasMemoryBits(insn, locked: true),
             0x1B3 where hasMemoryBits(insn, locked: true), 0x1BB where hasMemoryBits(insn, locked: true):
             var plan = NativePlan.flags(.bitMemory, insn.pointee.opcode, writes: 1)
@@ -65,8 +63,8 @@ extension Translation {
         case .timeStamp: emitTimeStamp(insn, plan)
         case .pushFlags: emitPushFlags(plan)
         case .pushMemory:
-            let place = memory(insn, 8, write: false, plan)
-            emitter.load(address, place)
+            let place = memory(insn, width, write: false, plan)
+            emitter.insn(0x8B, width, address, place)
             pushValue()
         default: emitBitMemory(insn, plan)
         }
@@ -75,11 +73,11 @@ extension Translation {
     /// Pushes r10; the host's flags are clobbered already.
     private mutating func pushValue() {
         emitter.store(address, .state(StateOffset.target))
-        emitter.insn(0x8D, 8, address, .memory(HostRegister.stack, -8))
-        translateAddress(8, write: true)
+        emitter.insn(0x8D, width, address, .memory(HostRegister.stack, -Int32(width)))
+        translateAddress(width, write: true)
         emitter.load(scratch, .state(StateOffset.target))
-        emitter.store(scratch, .memory(address, 0))
-        emitter.insn(0x8D, 8, HostRegister.stack, .memory(HostRegister.stack, -8))
+        emitter.insn(0x89, width, scratch, .memory(address, 0))
+        moveStack(-Int32(width))
     }
 
     private mutating func emitPushFlags(_ plan: NativePlan) {
@@ -140,9 +138,6 @@ extension Translation {
         let size = insn.pointee.op_size
         clobberFlags(plan)
         loadAddress(insn)
-        if insn.pointee.flat == 0 {
-            emitter.insn(0x03, 8, address, .state(StateOffset.segmentBase(insn.pointee.segment)))
-        }
         let reg = insn.pointee.reg
         let number = pinned(reg).map { HostPlace.register($0) } ?? .state(Int32(reg) * 8)
         emitter.insn(size == 8 ? 0x8B : 0x63, 8, scratch, number)
@@ -150,7 +145,8 @@ extension Translation {
         emitter.byte(3)
         emitter.insn(0x81, 8, 4, .register(scratch))
         emitter.long(-Int32(size))
-        emitter.insn(0x01, 8, scratch, .register(address))
+        emitter.insn(0x01, insn.pointee.addr_size, scratch, .register(address))
+        addSegment(insn)
         translateAddress(size, write: plan.opcode != 0x1A3, slot: nearSlot(insn))
         emitter.insn(0x8B, 4, scratch, number)
         emitter.insn(0x83, 4, 4, .register(scratch))

@@ -8,7 +8,7 @@ internal import CProcessor
 
 extension NativePlan {
     static func x87(_ insn: Insn) -> NativePlan {
-        guard insn.pointee.addr_size == 8, apus_host_features() & UInt32(APUS_HOST_XSAVE) != 0 else {
+        guard apus_host_features() & UInt32(APUS_HOST_XSAVE) != 0 else {
             return NativePlan()
         }
         let opcode = insn.pointee.opcode
@@ -104,6 +104,19 @@ extension Translation {
     private mutating func noteX87Block() {
         emitter.load(HostRegister.scratch, .state(StateOffset.rip))
         emitter.store(HostRegister.scratch, .state(StateOffset.x87Block))
+        if width == 4 { noteSelector(UInt8(segmentCS), StateOffset.x87Block) }
+    }
+
+    /// Outside 64-bit mode pointers have selectors. SDM vol. 1 §8.1.8.
+    private mutating func noteSelector(_ segment: UInt8, _ place: Int32) {
+        emitter.insn(0x1B7, 4, HostRegister.scratch, .state(StateOffset.segmentSelector(segment)))
+        emitter.insn(0x89, 4, HostRegister.scratch, .state(place + 4))
+    }
+
+    /// Notes the effective address in r10.
+    private mutating func noteX87Data(_ insn: Insn) {
+        emitter.store(HostRegister.address, .state(StateOffset.x87Data))
+        if width == 4 { noteSelector(insn.pointee.segment, StateOffset.x87Data) }
     }
 
     /// The registers were loaded anew in the middle of the block, and FIP points into it: notes it in the block's way.
@@ -145,10 +158,8 @@ extension Translation {
         }
         clobberFlags(plan)
         loadAddress(insn)
-        if !isControl { emitter.store(HostRegister.address, .state(StateOffset.x87Data)) }
-        if insn.pointee.flat == 0 {
-            emitter.insn(0x03, 8, HostRegister.address, .state(StateOffset.segmentBase(insn.pointee.segment)))
-        }
+        if !isControl { noteX87Data(insn) }
+        addSegment(insn)
         translateAddress(bytes, write: !isLoad, slot: nearSlot(insn))
         if isControl, isLoad { checkControlWord() }
         if !isControl { noteX87(insn) }

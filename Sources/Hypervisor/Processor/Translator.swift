@@ -1,6 +1,6 @@
-// Hot blocks of 64-bit code as native code: the code cache, how blocks are entered, linked and left.
+// Hot blocks of 64- and 32-bit code as native code: the code cache, how blocks are entered, linked and left.
 // Source: our own design; which instructions become what is in Translation*.swift.
-// Modelled: everything; what has no native form here is run by its handler. Not modelled: 16- and 32-bit code.
+// Modelled: everything; what has no native form here is run by its handler. Not modelled: 16-bit code.
 // Quirks: the guest's RSP is in r9; its r9, r10 and r11 stay in the vCPU; RSP is the vCPU; flags between blocks in memory.
 
 internal import CProcessor
@@ -118,7 +118,7 @@ struct Translator {
 
     /// Gives a block native code if it can have any.
     mutating func translate(_ cpu: CPU, _ block: Block) {
-        guard block.pointee.mode_key & 3 == 3, block.pointee.bytes > 0 else { return }
+        guard Translation.width(block.pointee.mode_key) != nil, block.pointee.bytes > 0 else { return }
         if isFull {
             removeAll(cpu.engine)
             cpu.dropJumps()
