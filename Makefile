@@ -25,7 +25,7 @@ build-tests:
 # Everything: units, contracts, scripts, and real guests.
 test: build build-tests
 	@scripts/install-packages demo
-	@scripts/guests installer linux
+	@scripts/guests installer linux linux32 linux32-classic
 	swift test --skip-build
 
 # What needs no guest and takes seconds.
@@ -34,7 +34,7 @@ unit-test: build-tests
 
 domain-test: build build-tests
 	@scripts/install-packages demo
-	@scripts/guests installer linux
+	@scripts/guests installer linux linux32 linux32-classic
 	swift test --skip-build --filter DomainTests
 
 # A whole Debian on two processors, with 20 minutes of work that must always find the same. Half an hour; needs root.
@@ -66,7 +66,7 @@ demo: build
 
 bench: build
 	@scripts/install-packages demo test
-	@scripts/guests linux
+	@scripts/guests linux linux32
 	@scripts/bench
 
 # The CPU engine against QEMU's TCG, its own interpreter and the host.

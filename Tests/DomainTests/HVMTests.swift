@@ -105,6 +105,26 @@ extension Guests {
             #expect(domain.isGone(), "powered off through ACPI")
         }
 
+        @Test(
+            "Kernels for 32-bit PCs boot to a shell, with page tables of two and of three levels",
+            arguments: ["linux32-classic", "linux32"])
+        func linux32(guest: String) throws {
+            let domain = try Domain(
+                guest, Self.cdrom(Site.guests.appendingPathComponent("\(guest).iso").path, memory: 256, vcpus: 2))
+            let console = try domain.console()
+            try console.wait(for: "guest#", within: 300)
+            let kernel = try console.run(
+                "uname -m; grep -c ^processor /proc/cpuinfo; grep -o -m 1 -w pae /proc/cpuinfo")
+            #expect(kernel.contains("i686\r\n2\r\npae"))
+            let sums = try console.run(
+                "for i in 1 2 3 4; do dd if=/bin/busybox bs=64k 2>/dev/null | sha256sum & done; wait")
+            #expect(sums.components(separatedBy: "  -").count == 5)
+            let complaints = try console.complaints()
+            #expect(complaints.isEmpty, "the kernel complained: \(complaints)")
+            console.send("poweroff -f\n")
+            #expect(domain.isGone(), "powered off through ACPI")
+        }
+
         @Test("A PVH domain of two processors boots to a shell on its Xen console")
         func pvhProcessors() throws {
             let domain = try Domain(

@@ -17,9 +17,13 @@ private struct Outcome: Equatable {
 }
 
 @Suite struct TranslatorTests {
-    private func outcome(_ program: [UInt8], heat: UInt32, pieces: [UInt64: [UInt8]]) -> Outcome {
+    /// A segment of 32-bit code that begins at D000.
+    private static let based: UInt16 = 0x78
+
+    private func outcome(_ program: [UInt8], heat: UInt32, bits: Int, pieces: [UInt64: [UInt8]]) -> Outcome {
         let guest = SystemGuest()
-        guest.long()
+        if bits == 64 { guest.long() } else { guest.protected() }
+        guest.describe(Self.based, base: 0xD000, type: 0x93)
         guest.cpu.engine.pointee.blocks.heat = heat
         // As blocks that run often are, or at first.
         guest.cpu.engine.pointee.blocks.trial = heat == 1 ? 0 : 20
@@ -34,11 +38,12 @@ private struct Outcome: Equatable {
 
     /// Runs a program both ways; the registers behind it.
     @discardableResult private func agree(
-        _ program: [UInt8], _ pieces: [UInt64: [UInt8]] = [:], _ location: SourceLocation = #_sourceLocation
+        _ program: [UInt8], _ pieces: [UInt64: [UInt8]] = [:], bits: Int = 64,
+        _ location: SourceLocation = #_sourceLocation
     ) -> [UInt64] {
-        let expected = outcome(program, heat: 0, pieces: pieces)
+        let expected = outcome(program, heat: 0, bits: bits, pieces: pieces)
         for heat in [1, 3] as [UInt32] {
-            let found = outcome(program, heat: heat, pieces: pieces)
+            let found = outcome(program, heat: heat, bits: bits, pieces: pieces)
             #expect(found == expected, sourceLocation: location)
         }
         return expected.registers
@@ -214,5 +219,58 @@ private struct Outcome: Equatable {
         guest.run(program)
         #expect(guest.cpu.pointee.gpr.0 == 8000)
         #expect(guest.cpu.pointee.gpr.1 == 0)
+    }
+
+    // MARK: 32-bit code
+
+    @Test func codeOf32BitsAgrees() {
+        // mov ecx,60; mov eax,78; mov fs,eax; l: push ecx; push 1234; push esp; pop edx; pop esi; inc esi;
+        // mov fs:[ecx*4+20],esi; add edx,fs:[20]; mov fs:[8],edx; mov eax,[C100]; add eax,ecx; mov [C100],eax;
+        // mov [C108],al; mov ebx,FFFFF000; xor [ebx+D110],eax; adc edi,[ebx+ecx*4+D114]; pop ecx; call f; push [C110];
+        // pushf; pop edx; pop ebp; push ebp; mov ebp,esp; push edi; push esi; pop esi; pop edi; leave; xor edi,edx;
+        // bts [C200],ecx; jecxz m; loop l; m: hlt   f: mov eax,[esp+4]; cmp ecx,30; jb g; ret   g: dec edi; mov eax,8B;
+        // add eax,8000; jmp eax   808B: bswap edi; mov dl,ah; mov [C10C],dh; ret
+        let registers = agree(
+            [
+                0xB9, 0x3C, 0, 0, 0, 0xB8, 0x78, 0, 0, 0, 0x8E, 0xE0, 0x51, 0x68, 0x34, 0x12, 0, 0, 0x54, 0x5A, 0x5E,
+                0x46, 0x64, 0x89, 0x34, 0x8D, 0x20, 0, 0, 0, 0x64, 3, 0x15, 0x20, 0, 0, 0, 0x64, 0x89, 0x15, 8, 0, 0, 0,
+                0xA1, 0, 0xC1, 0, 0, 1, 0xC8, 0xA3, 0, 0xC1, 0, 0, 0xA2, 8, 0xC1, 0, 0, 0xBB, 0, 0xF0, 0xFF, 0xFF, 0x31,
+                0x83, 0x10, 0xD1, 0, 0, 0x13, 0xBC, 0x8B, 0x14, 0xD1, 0, 0, 0x59, 0xE8, 0x1F, 0, 0, 0, 0xFF, 0x35, 0x10,
+                0xC1, 0, 0, 0x9C, 0x5A, 0x5D, 0x55, 0x89, 0xE5, 0x57, 0x56, 0x5E, 0x5F, 0xC9, 0x31, 0xD7, 0x0F, 0xAB,
+                0x0D, 0, 0xC2, 0, 0, 0xE3, 2, 0xE2, 0x99, 0xF4, 0x8B, 0x44, 0x24, 4, 0x83, 0xF9, 0x1E, 0x72, 1, 0xC3,
+                0x4F, 0xB8, 0x8B, 0, 0, 0, 5, 0, 0x80, 0, 0, 0xFF, 0xE0, 0x0F, 0xCF, 0x88, 0xE2, 0x88, 0x35, 0x0C, 0xC1,
+                0, 0, 0xC3,
+            ], bits: 32)
+        #expect(registers[1] == 0)
+        #expect(registers[4] == Place.kernelStack)
+    }
+
+    @Test func anInstructionOf32BitCodeAcrossPagesThatIsWrittenTakesEffect() {
+        // jmp 8FF3; there: mov ecx,40; mov eax,0; l: nop; add eax,0x01020304 (from 8FFE on); mov [9001],cl; dec ecx; jnz l; hlt
+        let registers = agree(
+            [0xE9, 0xEE, 0x0F, 0, 0],
+            [
+                0x8FF3: [
+                    0xB9, 0x28, 0, 0, 0, 0xB8, 0, 0, 0, 0, 0x90, 5, 4, 3, 2, 1, 0x88, 0x0D, 1, 0x90, 0, 0, 0x49, 0x75,
+                    0xF1, 0xF4,
+                ]
+            ], bits: 32)
+        let bytes = (2...40).reduce(2) { $0 + $1 }
+        #expect(registers[0] == UInt64(40 * 0x0100_0304 + bytes << 16))
+    }
+
+    @Test(arguments: [false, true]) func limitsOfFSAreKept(translated: Bool) {
+        // mov eax,78; mov fs,eax; mov ecx,1FF; l: mov fs:[ecx*8],ecx; inc ecx; jmp l
+        let guest = SystemGuest()
+        guest.protected()
+        guest.describe(Self.based, base: 0xD000, limit: 0x1003, type: 0x93, flags: 4)
+        guest.cpu.engine.pointee.blocks.heat = translated ? 1 : 0
+        guest.run([
+            0xB8, 0x78, 0, 0, 0, 0x8E, 0xE0, 0xB9, 0xFF, 1, 0, 0, 0x64, 0x89, 0x0C, 0xCD, 0, 0, 0, 0, 0x41, 0xEB, 0xF5,
+        ])
+        #expect(guest.vector == 13)
+        #expect(guest.cpu.pointee.gpr.1 == 0x201)
+        #expect(guest.get(0xE000, as: UInt32.self) == 0x200)
+        #expect(guest.stack32(1) == UInt32(Place.code) + 12)
     }
 }

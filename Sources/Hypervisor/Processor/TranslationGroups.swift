@@ -104,7 +104,8 @@ extension Translation {
         case .callReturn: return BaseAccess(base: 4, low: 0, bytes: 8, writes: false)
         default: break
         }
-        guard insn.pointee.mem != 0, insn.pointee.flat != 0, insn.pointee.addr_size == 8, insn.pointee.index == UInt8(APUS_NO_REG),
+        guard insn.pointee.mem != 0, insn.pointee.flat != 0, insn.pointee.addr_size == 8,
+            insn.pointee.index == UInt8(APUS_NO_REG),
             insn.pointee.base < 16, !plan.isLocked, !plan.hasHighBytes, abs(Int(insn.pointee.disp)) < 1 << 30,
             let (size, writes) = operand(insn, plan)
         else { return nil }
