@@ -151,7 +151,7 @@ let package = Package(
         // Toolstack.
         .target(name: "DomainConfig", path: "Sources/Toolstack/DomainConfig", swiftSettings: strict),
         .target(
-            name: "Toolstack", dependencies: ["DomainConfig", "Host", "XenStoreClient"],
+            name: "Toolstack", dependencies: ["DomainConfig", "Host", "Images", "XenStoreClient"],
             path: "Sources/Toolstack/Toolstack",
             swiftSettings: strict),
         .executableTarget(

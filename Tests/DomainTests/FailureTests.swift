@@ -84,9 +84,20 @@ extension Guests {
 
         @Test("The domain's processes are confined: no capabilities, no new privileges, a filter on every thread")
         func confined() throws {
-            let domain = try Domain("confined", Guests.HVMTests.cdrom(Self.iso, memory: 64))
-            let all = try processes(of: domain.directory)
-            #expect(all.count == 2)
+            let disk = try Site.makeDisk("confined.qcow2", bytes: 0).path
+            let made = try Site.run(
+                URL(fileURLWithPath: "/usr/bin/qemu-img"), ["create", "-q", "-f", "qcow2", disk, "8M"])
+            #expect(made.status == 0, "\(made.error)")
+            let domain = try Domain(
+                "confined",
+                """
+                \(Guests.HVMTests.cdrom(Self.iso, memory: 64))
+                disk = ['file:\(Self.iso),hdc:cdrom,r', 'qcow2:\(disk),hda,w']
+                vif = ['']
+                """)
+            let names = ["hypervisor", "device-model", "backend", "network"]
+            let all = try processes(of: domain.directory, names)
+            #expect(Set(all.map(\.name)) == Set(names))
             for process in all {
                 let tasks = try FileManager.default.contentsOfDirectory(atPath: "/proc/\(process.id)/task")
                 for task in tasks {
@@ -100,7 +111,9 @@ extension Guests {
         }
 
         /// The processes that serve the domain of `directory`.
-        private func processes(of directory: URL) throws -> [(id: pid_t, name: String)] {
+        private func processes(
+            of directory: URL, _ names: [String] = ["hypervisor", "device-model"]
+        ) throws -> [(id: pid_t, name: String)] {
             try FileManager.default.contentsOfDirectory(atPath: "/proc").compactMap { entry in
                 guard let id = pid_t(entry), let line = FileManager.default.contents(atPath: "/proc/\(id)/cmdline")
                 else {
@@ -109,7 +122,7 @@ extension Guests {
                 let words = line.split(separator: 0).map { String(decoding: $0, as: UTF8.self) }
                 guard words.contains(directory.path), let program = words.first else { return nil }
                 let name = URL(fileURLWithPath: program).lastPathComponent
-                return ["hypervisor", "device-model"].contains(name) ? (id, name) : nil
+                return names.contains(name) ? (id, name) : nil
             }
         }
     }

@@ -82,6 +82,28 @@ extension Guests {
             try qemu("check", "-q", "-f", "qcow2", image, accepting: [0, 3])
         }
 
+        @Test("A clone and all that it lies on come to back ends that open nothing") func attached() throws {
+            let (base, image) = try makeImages("late")
+            let disk = try makeImages("late-root").image
+            let (domain, console) = try boot("attached", disk)
+            let attached = try Site.xl("block-attach", domain.name, "format=qcow2,vdev=xvdb,access=rw,target=\(image)")
+            #expect(attached.status == 0, "\(attached.error)")
+            let written = try console.run("mount -t ext4 /dev/xvdb /mnt && echo late >/mnt/late && umount /mnt")
+            #expect(written.contains("DONE-0"), "\(written)")
+            // Its lock, and that of what lies below, have come along.
+            for taken in ["format=qcow2,vdev=xvdc,access=rw,target=\(image)", "file:\(base),xvdc,w"] {
+                #expect(try Site.xl("block-attach", domain.name, taken).error.contains("in use"), "\(taken)")
+            }
+            let plain = try Site.makeDisk("late-plain.img", bytes: 4096).path
+            let refused = try Site.xl("block-attach", domain.name, "format=qcow2,vdev=xvdd,access=rw,target=\(plain)")
+            #expect(refused.error.contains("is damaged"), "\(refused.error)")
+            #expect(try Site.xl("block-list", domain.name).output.split(separator: "\n").count == 3)
+            #expect(try Site.xl("block-detach", domain.name, "xvdb").status == 0)
+            try qemu("check", "-q", "-f", "qcow2", image)
+            #expect(try Site.xl("block-attach", domain.name, "file:\(base),xvdb,r").status == 0)
+            #expect(try console.run("mount -t ext4 -o ro /dev/xvdb /mnt && ls /mnt").contains("lost+found"))
+        }
+
         @Test("A killed back end costs nothing that was flushed, and its domain alone") func killed() throws {
             let (_, image) = try makeImages("killed")
             let other = try makeImages("bystander").image

@@ -12,6 +12,10 @@ import Testing
             reactor = try Reactor()
             image = try openMedium(path, .qcow2, for: .disk, readOnly: readOnly, on: reactor)
         }
+        init(_ files: ImageFiles) throws {
+            reactor = try Reactor()
+            image = try openMedium(files, for: .disk, on: reactor)
+        }
         /// Runs the loop until everything that `start` starts is done; the worst code.
         func wait(_ count: Int = 1, _ start: (any BlockStore, @escaping (Int32) -> Void) -> Void) -> Int32 {
             guard let image else { return -1 }
@@ -112,6 +116,41 @@ import Testing
         bytes[35] = 2
         try shop.write(bytes, "secret.qcow2")
         #expect(sentence("secret.qcow2").contains("encryption"))
+    }
+
+    @Test("An image and what lies below it work in a process that was handed its files") func handedOver() throws {
+        let shop = try Workshop()
+        try shop.write([UInt8](repeating: 0x55, count: 1 << 20), "far.raw")
+        try shop.qemu("create", "-f", "qcow2", "-b", "far.raw", "-F", "raw", "near.qcow2")
+        try shop.qemu("create", "-f", "qcow2", "-b", "near.qcow2", "-F", "qcow2", "top.qcow2")
+        let (ours, theirs) = try MessageSocket.pair()
+        do {
+            let files = try ImageFiles(shop.path("top.qcow2"), .qcow2, readOnly: false)
+            let note = try JSONEncoder().encode(files.note)
+            try ours.send(Array(note), descriptors: files.descriptors.map(\.number))
+        }
+        // Nobody finds them by name any more.
+        for name in ["far.raw", "near.qcow2"] {
+            try FileManager.default.moveItem(atPath: shop.path(name), toPath: shop.path("moved-" + name))
+        }
+        let (message, descriptors) = try #require(try theirs.receive())
+        let note = try JSONDecoder().decode(ImageFiles.Note.self, from: Data(message))
+        #expect(try ImageFiles(note, descriptors.dropLast()) == nil)
+        let files = try #require(try ImageFiles(note, descriptors))
+        let bench = try Bench(files)
+        for name in ["moved-far.raw", "moved-near.qcow2", "top.qcow2"] {
+            let format: MediumFormat = name.hasSuffix("raw") ? .raw : .qcow2
+            #expect(throws: ImageFailure(shop.path(name), .inUse)) {
+                _ = try ImageFiles(shop.path(name), format, readOnly: false)
+            }
+        }
+        let buffer = TransferBuffer(bytes: 4096)
+        let code = bench.wait { image, done in
+            image.write(at: 8192, from: [buffer.range]) { _ in
+                image.read(at: 4096, into: [buffer.range], done: done)
+            }
+        }
+        #expect(code == 0 && buffer.range.bytes.allSatisfy { $0 == 0x55 })
     }
 
     @Test("A disk below others cannot be written by somebody else") func locks() throws {

@@ -50,6 +50,54 @@ private struct Shell {
         #expect(shell.request(.setPermissions, "data/x\0n6\0", guest) == "EPERM\0", "nodes cannot be given away")
     }
 
+    @Test("Back ends of a domain reach its tree and its devices, and nobody else's") func serving() {
+        var shell = Shell()
+        let tools = shell.store.connect(domain: 0)
+        for domain in [5, 6] {
+            _ = shell.request(.write, "/local/domain/\(domain)/device/vbd/768/state\0" + "1", tools)
+            _ = shell.request(.write, "/local/domain/0/backend/vbd/\(domain)/768/state\0" + "1", tools)
+        }
+        let backends = shell.store.connect(serving: 5)
+        let own = "/local/domain/0/backend/vbd/5"
+        #expect(shell.request(.read, "/local/domain/5/device/vbd/768/state\0", backends) == "1")
+        #expect(shell.request(.watch, "/local/domain/5/device/vbd/768/state\0w\0", backends) == "OK\0")
+        #expect(shell.request(.watch, "/local/domain/0/backend/vif/5\0w\0", backends) == "OK\0")
+        #expect(shell.request(.directory, "\(own)\0", backends) == "768\0")
+        #expect(shell.request(.directory, "/local/domain/0/backend/vif/5\0", backends) == "ENOENT\0")
+        #expect(shell.request(.write, "\(own)/768/state\0" + "4", backends) == "OK\0")
+        #expect(shell.request(.write, "/local/domain/0/error/backend/vbd/5/768/error\0" + "why", backends) == "OK\0")
+        let id = shell.request(.transactionStart, "\0", backends).dropLast()
+        let transaction = UInt32(id) ?? 0
+        #expect(shell.request(.write, "\(own)/768/sectors\0" + "8", backends, transaction: transaction) == "OK\0")
+        #expect(shell.request(.transactionEnd, "T\0", backends, transaction: transaction) == "OK\0")
+        #expect(shell.request(.read, "\(own)/768/sectors\0", tools) == "8")
+        for path in [
+            "/local/domain/0/backend/vbd/6/768/state", "/local/domain/6/device/vbd/768/state", "/local/domain/0/name",
+            "/vm", "/", "/tool", "/local/domain/50",
+        ] {
+            #expect(shell.request(.read, "\(path)\0", backends) == "EACCES\0", "\(path)")
+            #expect(shell.request(.watch, "\(path)\0w\0", backends) == "EACCES\0", "\(path)")
+        }
+        for path in [
+            "/local/domain/0/backend/vbd/6/768/state", "/local/domain/5/device/vbd/768/state", "\(own)/769/state",
+            "\(own)/768", "\(own)/768/deep/er", "/local/domain/5/backend/vbd/5/768/state", "/local/domain/5/data/x",
+            "/local/domain/0/error/backend/vbd/6/768/error", "/local/domain/0/error/backend/vbd/5/999/error",
+        ] {
+            #expect(shell.request(.write, "\(path)\0" + "x", backends) == "EACCES\0", "\(path)")
+        }
+        #expect(shell.request(.remove, "\(own)/768/state\0", backends) == "EACCES\0")
+        #expect(shell.request(.makeDirectory, "\(own)/768/more\0", backends) == "EACCES\0")
+        #expect(shell.request(.setPermissions, "\(own)/768/state\0b6\0", backends) == "EACCES\0")
+        #expect(shell.request(.watch, "@introduceDomain\0w\0", backends) == "EACCES\0")
+        #expect(shell.request(.introduce, "9\0" + "1\0" + "2\0", backends) == "EACCES\0")
+        // What it can make is bounded.
+        let answers = (0..<100).map { shell.request(.write, "\(own)/768/n\($0)\0" + "x", backends) }
+        #expect(answers.contains("OK\0") && answers.last == "ENOSPC\0")
+        #expect(shell.request(.write, "\(own)/768/state\0" + "5", backends) == "OK\0")
+        let long = String(repeating: "x", count: 3000)
+        #expect(shell.request(.write, "\(own)/768/state\0\(long)", backends) == "ENOSPC\0")
+    }
+
     @Test("A watch fires once when set, then for every change at or below its path") func watches() {
         var shell = Shell()
         let tools = shell.store.connect(domain: 0)

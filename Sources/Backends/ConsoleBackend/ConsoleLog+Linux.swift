@@ -1,7 +1,8 @@
 // A console's log on disk.
-// Source: open(2) (O_APPEND), rename(2).
+// Source: open(2) (O_APPEND), ftruncate(2).
 // Modelled: a limit, with the log before it kept under another name. Not modelled: time stamps.
-// Quirks: a disk that is full loses lines of the log, and nothing else.
+// Quirks: a disk that is full loses lines of the log, and nothing else. Both files stay open, as a process that is
+// confined opens none; so a full log is copied into the other one.
 internal import Glibc
 public import Host
 
@@ -9,12 +10,14 @@ public import Host
 public final class ConsoleLog {
     public let path: String
     private let limit: Int
-    private var file: Descriptor
+    private let file: Descriptor
+    private let older: Descriptor
     private var size: Int
 
     public init(_ path: String, limit: Int = 1 << 20) throws(HostFailure) {
         (self.path, self.limit) = (path, max(1, limit))
-        file = try HostFile.open(path, [.write, .create, .append])
+        file = try HostFile.open(path, [.readWrite, .create, .append])
+        older = try HostFile.open(path + ".1", [.write, .create, .append])
         size = Int(lseek(file.number, 0, SEEK_END))
     }
 
@@ -28,9 +31,10 @@ public final class ConsoleLog {
     }
 
     private func turnOver() {
-        guard unsafe rename(path, path + ".1") == 0,
-            let next = try? HostFile.open(path, [.write, .create, .append])
-        else { return }
-        (file, size) = (next, 0)
+        var bytes = [UInt8](repeating: 0, count: size)
+        let got = unsafe pread(file.number, &bytes, size, 0)
+        guard got >= 0, ftruncate(older.number, 0) == 0 else { return }
+        try? HostFile.write(bytes.prefix(got), to: older.number)
+        if ftruncate(file.number, 0) == 0 { size = 0 }
     }
 }

@@ -1,11 +1,9 @@
-// The virtual disks of one domain: found in the store, opened, served, and let go.
+// The virtual disks of one domain: found in the store, given their media, served, and let go.
 // Source: the nodes libxl writes for a disk (docs/misc/xenstore-paths.pandoc); Linux's xen-blkback.
 // Modelled: raw and qcow2 images and block devices, disks and CDs, hot-plug. Not modelled: hotplug scripts.
-// Quirks: back ends of kind "qdisk" are served like "vbd": their parameters name the format first.
+// Quirks: back ends of kind "qdisk" are served like "vbd". Node and medium come by different ways, in any order.
 
 internal import BlockBackend
-internal import Host
-internal import Images
 internal import Rings
 internal import XenStoreClient
 
@@ -14,22 +12,19 @@ final class BlockDevices {
     private let base: String
     private let store: StoreClient
     private let link: HypervisorLink
-    private let reactor: Reactor
+    private let media: WaitingMedia
     private let limits: BlockLimits
-    /// Disks that the device model has until the guest unplugs them.
-    private let isEmulated: (String) -> Bool
     private var devices: [String: BlockBackend] = [:]
     /// The same, to be looked at again and again.
     private var all: [BlockBackend] = []
     var onReport: (String) -> Void = { _ in }
 
-    /// `kind`: the name among back ends, "vbd" or "qdisk". `isEmulated`: by the name in the config, hda.
+    /// `kind`: the name among back ends, "vbd" or "qdisk".
     init(
-        _ kind: String, domid: Int, vcpus: Int, store: StoreClient, link: HypervisorLink, reactor: Reactor,
-        isEmulated: @escaping (String) -> Bool
+        _ kind: String, domid: Int, vcpus: Int, store: StoreClient, link: HypervisorLink, media: WaitingMedia
     ) throws(StoreFailure) {
         base = "/local/domain/0/backend/\(kind)/\(domid)"
-        (self.store, self.link, self.reactor, self.isEmulated) = (store, link, reactor, isEmulated)
+        (self.store, self.link, self.media) = (store, link, media)
         limits = BlockLimits(queues: UInt32(max(1, vcpus)))
         _ = try store.watch(base) { [weak self] path in self?.look(path) }
     }
@@ -63,11 +58,16 @@ final class BlockDevices {
         (devices, all) = ([:], [])
     }
 
+    /// Looks for a device whose medium has come.
+    func look() { look(base) }
+
     private func look(_ path: String) {
         // Only a device that comes is of interest: what changes in one is its own matter.
         if path != base, let name = name(in: path), devices[name] != nil { return }
         do {
-            for name in try store.directory(base) ?? [] where devices[name] == nil { try open(name) }
+            for name in try store.directory(base) ?? [] where devices[name] == nil {
+                if let number = Int(name), media.isThere(for: number) { try open(name, number) }
+            }
         } catch { onReport("\(base): \(error)") }
     }
 
@@ -76,51 +76,33 @@ final class BlockDevices {
         return path.dropFirst(base.count + 1).split(separator: "/").first.map(String.init)
     }
 
-    private func open(_ name: String) throws(StoreFailure) {
+    private func open(_ name: String, _ number: Int) throws(StoreFailure) {
         let path = "\(base)/\(name)"
         // The toolstack writes all nodes at once; one whose state is missing is on its way out.
-        guard let parameters = try store.read("\(path)/params"), let state = try store.read("\(path)/state"),
-            XenbusState(text: state) == .initialising
+        guard let state = try store.read("\(path)/state"), XenbusState(text: state) == .initialising,
+            let (target, medium) = media.take(for: number)
         else { return }
-        let (target, format) = Self.target(parameters)
         let isCDROM = try store.read("\(path)/device-type") == "cdrom"
-        let isReadOnly = try store.read("\(path)/mode") != "w"
-        guard !target.isEmpty else { return }
-        let device = try store.read("\(path)/dev") ?? ""
         let isPlain = isCDROM && base.contains("/qdisk/")
-        let isShared = !isCDROM && isEmulated(device)
+        let device = BlockBackend(
+            BlockDescription(path: path, isCDROM: isCDROM, isPlain: isPlain, limits: limits), medium: medium,
+            store: store, grants: link.grants, ports: link)
+        device.onReport = { [weak self] in self?.onReport($0) }
+        device.onEnd = { [weak self, unowned device] in self?.forget(name, device) }
+        devices[name] = device
+        all.append(device)
         do {
-            let medium = try openMedium(
-                target, format, for: isCDROM ? .cdrom : .disk, readOnly: isReadOnly, isShared: isShared, on: reactor)
-            let device = BlockBackend(
-                BlockDescription(path: path, isCDROM: isCDROM, isPlain: isPlain, limits: limits), medium: medium,
-                store: store, grants: link.grants, ports: link)
-            device.onReport = { [weak self] in self?.onReport($0) }
-            device.onEnd = { [weak self, unowned device] in self?.forget(name, device) }
-            devices[name] = device
-            all.append(device)
             if !isPlain { try store.write("\(path)/physical-device-path", target) }
             try store.write("\(path)/hotplug-status", "connected")
             try device.start()
-        } catch let error as ImageFailure {
-            onReport("disk \(target): \(error)")
-            try store.write("\(path)/hotplug-error", "\(error)")
-            try store.write("\(path)/hotplug-status", "error")
-        } catch let error as StoreFailure {
-            if let device = devices[name] { forget(name, device) }
+        } catch {
+            forget(name, device)
             throw error
-        } catch { onReport("disk \(target): \(error)") }
+        }
     }
 
     private func forget(_ name: String, _ device: BlockBackend) {
         devices[name] = nil
         all.removeAll { $0 === device }
-    }
-
-    /// The file or device that "params" names: "/path", "aio:/path", "phy:/path", "file:/path", "qcow2:/path".
-    private static func target(_ parameters: String) -> (path: String, format: MediumFormat) {
-        guard !parameters.hasPrefix("/"), let colon = parameters.firstIndex(of: ":") else { return (parameters, .raw) }
-        let format = MediumFormat(rawValue: String(parameters[..<colon])) ?? .raw
-        return (String(parameters[parameters.index(after: colon)...]), format)
     }
 }

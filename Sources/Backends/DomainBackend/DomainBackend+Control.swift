@@ -1,17 +1,16 @@
-// What the back ends of a domain answer on their control socket: figures of rings and devices.
+// What the back ends of a domain answer on their control socket: figures of rings and devices, and a disk's image.
 // Source: the control protocol of a domain's processes: one JSON object a line.
-// Modelled: "status" and "statistics", which are the same here.
+// Modelled: "status" and "statistics", which are the same here; "block-attach", with the image's open files.
 // Quirks: a request of the guest's ring may stand for any number of events, and an event for any number of requests.
 
 internal import BlockBackend
 internal import Foundation
 internal import Host
+internal import Images
 internal import XenStoreClient
 
 /// A request and an answer of the control socket.
 struct BackendFigures: Codable {
-    struct Request: Codable { var command: String }
-
     struct Device: Codable {
         var kind: String
         var number: Int
@@ -55,12 +54,37 @@ extension DomainBackend {
         }
     }
 
+    private struct Request: Codable {
+        /// A disk and its image, whose descriptors come with the request.
+        struct Disk: Codable {
+            var number: Int
+            var isDisc: Bool
+            var files: ImageFiles.Note
+        }
+        var command: String
+        var disk: Disk?
+    }
+
+    private struct Refusal: Codable { var error: String }
+
     private func answer(_ line: String) -> String {
-        guard let request = try? JSONDecoder().decode(BackendFigures.Request.self, from: Data(line.utf8)),
-            ["status", "statistics"].contains(request.command)
-        else { return #"{"error":"the back ends know status and statistics only"}"# }
-        let json = (try? JSONEncoder().encode(figures)) ?? Data()
-        return String(decoding: json, as: UTF8.self)
+        let request = try? JSONDecoder().decode(Request.self, from: Data(line.utf8))
+        switch (request?.command, request?.disk) {
+        case ("status", _), ("statistics", _): return Self.text(figures)
+        case ("block-attach", let disk?):
+            do throws(ImageFailure) {
+                guard let files = try ImageFiles(disk.files, control?.enclosed ?? []) else {
+                    return Self.text(Refusal(error: "the image's files did not come with the request"))
+                }
+                try attach(files, isDisc: disk.isDisc, number: disk.number)
+                return #"{"ok":true}"#
+            } catch { return Self.text(Refusal(error: "\(error)")) }
+        default: return Self.text(Refusal(error: "the back ends know status, statistics and block-attach only"))
+        }
+    }
+
+    private static func text(_ reply: some Encodable) -> String {
+        String(decoding: (try? JSONEncoder().encode(reply)) ?? Data(), as: UTF8.self)
     }
 }
 

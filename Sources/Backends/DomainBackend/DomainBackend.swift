@@ -7,6 +7,7 @@ internal import ConsoleBackend
 internal import DomainConfig
 internal import Foundation
 public import Host
+internal import Images
 internal import Rings
 internal import XenStoreClient
 
@@ -33,10 +34,11 @@ public final class DomainBackend {
     private let log: (String) -> Void
     private let consoleLog: ConsoleLog
     private let directory: String
-    private var control: LineServer?
+    private(set) var control: LineServer?
     private var relay: StoreRelay?
     private var console: ConsoleBackend?
     private var disks: [BlockDevices] = []
+    private let media: WaitingMedia
     private var interfaces: NetDevices?
     private let display: DisplayDevices?
     /// On a host with one CPU, looking only keeps the guest from running.
@@ -57,6 +59,7 @@ public final class DomainBackend {
         let json = try HostFile.read(directory + "/config.json")
         config = try JSONDecoder().decode(DomainConfig.self, from: Data(json))
         reactor = try Reactor()
+        media = try WaitingMedia(config, on: reactor)
         link = try HypervisorLink(hypervisor)
         self.store = StoreClient(StoreSocket(store))
         readers = try ConsoleReaders(reactor: reactor)
@@ -71,6 +74,8 @@ public final class DomainBackend {
 
     /// Serves until the hypervisor is gone.
     public func run(ready: () throws -> Void) throws {
+        control = try serveControl(in: directory, on: reactor)
+        try Confinement.backend.enter(as: "backend")
         try link.sayReady()
         // The hypervisor serves requests from now on.
         try serveGuestStore()
@@ -78,7 +83,6 @@ public final class DomainBackend {
         try serveDisks()
         try serveInterfaces()
         try display?.start()
-        control = try serveControl(in: directory, on: reactor)
         link.attach(to: reactor)
         try store.attach(to: reactor)
         store.onLost = { [log] in log("the connection to xenstored is lost: devices stay as they are") }
@@ -188,13 +192,22 @@ public final class DomainBackend {
     }
 
     private func serveDisks() throws {
-        let emulated = config.kind == .hvm ? Set(config.disks.map(\.vdev)) : []
         for kind in ["vbd", "qdisk"] {
             let devices = try BlockDevices(
-                kind, domid: config.domid, vcpus: config.vcpus, store: store, link: link, reactor: reactor,
-                isEmulated: { emulated.contains($0) })
+                kind, domid: config.domid, vcpus: config.vcpus, store: store, link: link, media: media)
             devices.onReport = log
             disks.append(devices)
         }
     }
+
+    /// A disk whose nodes are in the store, or will be, has its image now.
+    func attach(_ files: ImageFiles, isDisc: Bool, number: Int) throws(ImageFailure) {
+        try media.put(files, isDisc: isDisc, for: number)
+        for kind in disks { kind.look() }
+    }
+}
+
+extension Confinement {
+    /// All files and ports are open; disks, networks and stores that come later come as descriptors.
+    static var backend: Confinement { .living + .events + .conversation + .images }
 }

@@ -4,7 +4,9 @@ extension Store {
     func domain(_ context: Context) -> UInt32 { clients[context.client]?.domain ?? .max }
 
     func absolute(_ path: String, _ context: Context) throws(StoreError) -> String {
-        try StorePath.canonical(path, domain: domain(context))
+        let path = try StorePath.canonical(path, domain: domain(context))
+        try checkReading(path, context)
+        return path
     }
 
     /// The node as the request's view has it.
@@ -23,7 +25,7 @@ extension Store {
         }
         guard var transaction = clients[context.client]?.transactions[context.transaction] else { throw .noEntry }
         transaction.put(path, node)
-        guard domain(context) == 0 || transaction.order.count <= quota.nodesPerTransaction else { throw .noSpace }
+        guard isPrivileged(context) || transaction.order.count <= quota.nodesPerTransaction else { throw .noSpace }
         clients[context.client]?.transactions[context.transaction] = transaction
     }
 
@@ -89,7 +91,7 @@ extension Store {
     }
 
     mutating func write(_ path: String, _ value: [UInt8], _ context: inout Context) throws(StoreError) {
-        guard domain(context) == 0 || value.count <= quota.valueBytes else { throw .noSpace }
+        guard isPrivileged(context) || value.count <= quota.valueBytes else { throw .noSpace }
         if var node = try look(path, context) {
             guard access(node, context).contains(.write) else { throw .denied }
             node.value = value

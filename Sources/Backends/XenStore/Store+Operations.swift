@@ -13,7 +13,9 @@ extension Store {
         case .write: return try writeRequest(payload, &context)
         case .makeDirectory: return try makeDirectory(path(payload, context), &context)
         case .remove:
-            try remove(path(payload, context), &context)
+            let path = try path(payload, context)
+            guard mayRearrange(context) else { throw .denied }
+            try remove(path, &context)
             return Self.acknowledged
         case .getPermissions:
             let node = try require(path(payload, context), .read, context)
@@ -82,11 +84,13 @@ extension Store {
     private mutating func writeRequest(_ payload: [UInt8], _ context: inout Context) throws(StoreError) -> [UInt8] {
         guard let end = payload.firstIndex(of: 0) else { throw .invalid }
         let path = try absolute(string(payload), context)
+        try checkWriting(path, context)
         try write(path, Array(payload[(end + 1)...]), &context)
         return Self.acknowledged
     }
 
     private mutating func makeDirectory(_ path: String, _ context: inout Context) throws(StoreError) -> [UInt8] {
+        guard mayRearrange(context) else { throw .denied }
         if let node = try look(path, context) {
             guard access(node, context).contains(.write) else { throw .denied }
         } else {
@@ -102,6 +106,7 @@ extension Store {
         let permissions = arguments.dropFirst().compactMap { Permission($0) }
         guard !permissions.isEmpty, permissions.count == arguments.count - 1 else { throw .invalid }
         let path = try absolute(first, context)
+        guard mayRearrange(context) else { throw .denied }
         var node = try require(path, .write, context)
         let domain = domain(context)
         if domain != 0 {
@@ -125,6 +130,7 @@ extension Store {
         let depth = arguments.count == 3 ? Int(arguments[2]) : nil
         guard arguments.count == 2 || depth.map({ $0 >= 0 }) == true else { throw .invalid }
         let isSpecial = arguments[0].hasPrefix("@")
+        guard !isSpecial || mayRearrange(context) else { throw .denied }
         if isSpecial, !["@introduceDomain", "@releaseDomain"].contains(arguments[0]) { throw .invalid }
         let watch = Watch(
             client: context.client, path: arguments[0],
@@ -132,7 +138,7 @@ extension Store {
             token: Array(arguments[1].utf8), depth: depth)
         let own = watches.filter { $0.client == context.client }
         guard !own.contains(where: { $0.path == watch.path && $0.token == watch.token }) else { throw .exists }
-        guard domain(context) == 0 || own.count < quota.watches else { throw .tooBig }
+        guard isPrivileged(context) || own.count < watchLimit(context) else { throw .tooBig }
         watches.append(watch)
         context.events.append(Delivery(client: context.client, message: event(watch, watch.absolute)))
         if clients[context.client]?.hasComeBack == true {
@@ -157,7 +163,7 @@ extension Store {
     private mutating func startTransaction(_ context: Context) throws(StoreError) -> [UInt8] {
         guard context.transaction == 0 else { throw .busy }
         guard var client = clients[context.client] else { throw .invalid }
-        guard client.domain == 0 || client.transactions.count < quota.transactions else { throw .noSpace }
+        guard isPrivileged(context) || client.transactions.count < quota.transactions else { throw .noSpace }
         while client.nextTransaction == 0 || client.transactions[client.nextTransaction] != nil {
             client.nextTransaction &+= 1
         }
@@ -188,7 +194,7 @@ extension Store {
     private mutating func administer(
         _ operation: Operation, _ payload: [UInt8], _ context: inout Context
     ) throws(StoreError) -> [UInt8] {
-        guard domain(context) == 0 else { throw .denied }
+        guard isPrivileged(context) else { throw .denied }
         let arguments = strings(payload)
         if operation == .control { return try control(arguments) }
         guard let domain = arguments.first.flatMap({ UInt32($0) }) else { throw .invalid }

@@ -35,6 +35,8 @@ public struct Store {
     }
     struct Client {
         var domain: UInt32
+        /// Domain-0's back ends of this domain only.
+        var serves: UInt32?
         var hasComeBack = false
         var target: UInt32?
         var transactions: [UInt32: Transaction] = [:]
@@ -70,6 +72,13 @@ public struct Store {
         let id = ClientID(number: nextClient)
         nextClient += 1
         clients[id] = Client(domain: domain, hasComeBack: hasComeBack, nextTransaction: firstTransaction)
+        return id
+    }
+
+    /// A new connection of those who serve `domain` as Domain-0: it reaches the domain's tree and its back ends' only.
+    public mutating func connect(serving domain: UInt32) -> ClientID {
+        let id = connect(domain: 0)
+        clients[id]?.serves = domain
         return id
     }
 

@@ -1,4 +1,5 @@
-// Where the monitors of domains introduce them, each with a socket that carries the guest's ring.
+// Where the monitors of domains introduce them, each with a socket that carries the guest's ring, and another one on
+// which its back ends are Domain-0 for this domain only.
 // Source: Xen's XS_INTRODUCE and XS_RELEASE, with a descriptor in place of the frame of the ring.
 // Modelled: one connection a monitor; its end releases what it introduced.
 // Quirks: a request is one line of JSON with one descriptor, and is answered by one byte.
@@ -9,6 +10,8 @@ import Host
 final class DomainDoor {
     private struct Request: Codable {
         var introduce: UInt32?
+        /// The socket is one of the domain's back ends.
+        var serve: UInt32?
         var release: UInt32?
     }
 
@@ -40,6 +43,11 @@ final class DomainDoor {
         if let domain = request?.introduce, let ring = descriptors.first, (1...0x7FEF).contains(domain) {
             service.introduce(domain, ring)
             monitors[number]?.domains.insert(domain)
+            isDone = true
+        } else if let domain = request?.serve, let backends = descriptors.first,
+            monitors[number]?.domains.contains(domain) == true
+        {
+            service.connect(backends, serving: domain)
             isDone = true
         } else if let domain = request?.release, monitors[number]?.domains.remove(domain) != nil {
             service.release(domain)

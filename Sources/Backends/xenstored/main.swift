@@ -29,12 +29,7 @@ final class Service {
             self.journal = journal
         }
         server = try StreamServer(path: path, reactor: reactor)
-        server.onConnect = { [unowned self] client in
-            let identity = store.connect(domain: 0)
-            readers[client] = MessageReader()
-            identities[client] = identity
-            sockets[identity] = client
-        }
+        server.onConnect = { [unowned self] client in note(client, store.connect(domain: 0)) }
         server.onDisconnect = { [unowned self] client in
             readers[client] = nil
             guard let identity = identities.removeValue(forKey: client) else { return }
@@ -49,13 +44,25 @@ final class Service {
 
     /// `socket` carries the ring of `domain`.
     func introduce(_ domain: UInt32, _ socket: Descriptor) {
+        domains[domain] = adopt(socket, as: store.connect(domain: domain, hasComeBack: true))
+        deliver(store.domainChanged(domain, isAlive: true))
+    }
+
+    /// `socket` leads to the back ends of `domain`.
+    func connect(_ socket: Descriptor, serving domain: UInt32) {
+        _ = adopt(socket, as: store.connect(serving: domain))
+    }
+
+    private func adopt(_ socket: Descriptor, as identity: ClientID) -> StreamServer.Client {
         let client = server.adopt(socket)
-        let identity = store.connect(domain: domain, hasComeBack: true)
+        note(client, identity)
+        return client
+    }
+
+    private func note(_ client: StreamServer.Client, _ identity: ClientID) {
         readers[client] = MessageReader()
         identities[client] = identity
         sockets[identity] = client
-        domains[domain] = client
-        deliver(store.domainChanged(domain, isAlive: true))
     }
 
     func release(_ domain: UInt32) {

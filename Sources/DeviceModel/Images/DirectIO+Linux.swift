@@ -46,13 +46,10 @@ internal import Host
     private var events: [io_event] = unsafe []
     var isBusy: Bool { !requests.isEmpty }
 
-    /// nil if the file system offers no O_DIRECT.
-    init?(_ path: String, on reactor: Reactor) throws(HostFailure) {
-        let flagDirect: Int32 = 0x4000
-        let number = unsafe open(path, O_RDWR | flagDirect | O_CLOEXEC)
-        guard number >= 0 else { return nil }
-        file = Descriptor(owning: number)
-        guard let found = Self.findAlignment(number) else { return nil }
+    /// `file` is open by O_DIRECT; nil if its file system takes no direct transfers after all.
+    init?(_ file: Descriptor, on reactor: Reactor) throws(HostFailure) {
+        self.file = file
+        guard let found = Self.findAlignment(file.number) else { return nil }
         alignment = found
         let eventNumber = eventfd(0, Int32(EFD_CLOEXEC) | Int32(EFD_NONBLOCK))
         guard eventNumber >= 0 else { throw HostFailure("make", "an event descriptor", code: errno) }

@@ -20,28 +20,22 @@ public final class DiskImage: BlockStore {
     /// Whether the file system answers RWF_NOWAIT.
     private var hasQuickReads = true
 
-    /// Opens `path`, locks it, and looks whether it can be what `use` says.
-    /// - Parameter isShared: another process of the domain has it locked still; `take` will lock it.
-    public init(
-        _ path: String, for use: Use, readOnly: Bool, isShared: Bool = false, on reactor: Reactor
-    ) throws(ImageFailure) {
-        let opened = try OpenedImage(path, readOnly: readOnly, isShared: isShared)
+    /// Looks whether the image can be what `use` says.
+    public init(_ files: ImageFiles, for use: Use, on reactor: Reactor) throws(ImageFailure) {
+        let opened = files.top
         try opened.check(for: use)
-        (self.path, size, isReadOnly, cached) = (path, opened.size, readOnly, opened.descriptor)
+        (path, size, isReadOnly, cached) = (opened.path, opened.size, files.readOnly, opened.descriptor)
         do {
             worker = try BlockWorker(descriptor: opened.descriptor, size: opened.size, on: reactor)
-            direct = readOnly ? nil : try DirectIO(path, on: reactor)
+            direct = try files.direct.map { (file) throws(HostFailure) in try DirectIO(file, on: reactor) } ?? nil
         } catch { throw ImageFailure(path, .host(error.code)) }
     }
 
-    /// A disc that whoever asks for it has opened: a process that is confined opens no files.
-    public init(disc descriptor: Descriptor, path: String, on reactor: Reactor) throws(ImageFailure) {
-        let opened = try OpenedImage(path, descriptor, readOnly: true)
-        try opened.check(for: .cdrom)
-        (self.path, size, isReadOnly, cached, direct) = (path, opened.size, true, descriptor, nil)
-        do {
-            worker = try BlockWorker(descriptor: descriptor, size: opened.size, on: reactor)
-        } catch { throw ImageFailure(path, .host(error.code)) }
+    /// Opens `path`, locks it, and looks whether it can be what `use` says.
+    public convenience init(
+        _ path: String, for use: Use, readOnly: Bool, on reactor: Reactor
+    ) throws(ImageFailure) {
+        try self.init(try ImageFiles(path, .raw, readOnly: readOnly), for: use, on: reactor)
     }
 
     public func readNow(at offset: UInt64, into ranges: [HostRange]) -> Bool {

@@ -4,16 +4,21 @@
 
 public import Host
 
-public enum MediumFormat: String, Sendable { case raw, qcow2 }
+public enum MediumFormat: String, Codable, Sendable { case raw, qcow2 }
 
 /// Opens and locks an image.
-/// - Parameter isShared: another process of the domain has it locked still; `take` will lock it.
 public func openMedium(
-    _ path: String, _ format: MediumFormat, for use: DiskImage.Use, readOnly: Bool, isShared: Bool = false,
-    on reactor: Reactor
+    _ path: String, _ format: MediumFormat, for use: DiskImage.Use, readOnly: Bool, on reactor: Reactor
 ) throws(ImageFailure) -> any BlockStore {
-    switch format {
-    case .raw: try DiskImage(path, for: use, readOnly: readOnly, isShared: isShared, on: reactor)
-    case .qcow2: try Qcow2Image(path, readOnly: readOnly, isShared: isShared, on: reactor)
+    try openMedium(try ImageFiles(path, format, readOnly: readOnly), for: use, on: reactor)
+}
+
+/// Makes a medium of files that are open.
+public func openMedium(
+    _ files: ImageFiles, for use: DiskImage.Use, on reactor: Reactor
+) throws(ImageFailure) -> any BlockStore {
+    switch files.format {
+    case .raw: try DiskImage(files, for: use, on: reactor)
+    case .qcow2: try Qcow2Image(files, on: reactor)
     }
 }

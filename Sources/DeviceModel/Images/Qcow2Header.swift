@@ -132,8 +132,6 @@ enum Qcow2Fault: Error, Equatable {
     case unclean
     /// errno of a system call.
     case host(Int32)
-    /// An image below it cannot be used.
-    case below(ImageFailure)
 
     /// What a request that met this is answered with: EIO, or the host's own.
     var code: Int32 {

@@ -11,7 +11,7 @@ public final class Qcow2Image: BlockStore {
     public let size: UInt64
     public let isReadOnly: Bool
     public var canDiscard: Bool { !isReadOnly }
-    private let opened: OpenedImage
+    private let files: ImageFiles
     private let reactor: Reactor
     /// Nil while the image is another owner's.
     private var worker: Qcow2Worker?
@@ -28,32 +28,29 @@ public final class Qcow2Image: BlockStore {
     private var held: [() -> Void] = []
     private var pending = 0
 
-    /// Opens `path`, what it names as its backing file, and so on, all of them locked.
-    /// - Parameter isShared: another process of the domain has it locked still; `take` will lock it.
-    public init(
-        _ path: String, readOnly: Bool, isShared: Bool = false, on reactor: Reactor
-    ) throws(ImageFailure) {
-        opened = try OpenedImage(path, readOnly: readOnly, isShared: isShared)
-        let header = try Self.header(of: opened)
-        (self.path, self.reactor, isReadOnly) = (path, reactor, readOnly)
+    public init(_ files: ImageFiles, on reactor: Reactor) throws(ImageFailure) {
+        let header = try Self.header(of: files.top)
+        (self.files, self.reactor, path, isReadOnly) = (files, reactor, files.path, files.readOnly)
         (size, clusterBits) = (header.size / 512 * 512, UInt64(header.clusterBits))
         (hasBacking, understandsZero) = (header.backing != nil, header.version >= 3)
-        do { direct = readOnly ? nil : try DirectIO(path, on: reactor) } catch {
-            throw ImageFailure(path, .host(error.code))
-        }
-        if !isShared { try begin() }
+        do {
+            direct = try files.direct.map { (file) throws(HostFailure) in try DirectIO(file, on: reactor) } ?? nil
+        } catch { throw ImageFailure(path, .host(error.code)) }
+        if !files.isShared { try begin() }
     }
 
     deinit { worker?.end() }
 
     private func begin() throws(ImageFailure) {
-        let map = try Self.map(opened, readOnly: isReadOnly, depth: 0)
+        let map = try Self.map(files.top, on: files.layers[...], readOnly: isReadOnly)
         do { worker = try Qcow2Worker(map, on: reactor) } catch { throw ImageFailure(path, .host(error.code)) }
     }
 
     /// What the owner before has changed is on the disk, and read anew.
     public func take() throws(ImageFailure) {
-        guard OpenedImage.lock(opened.descriptor.number, readOnly: isReadOnly) else { throw ImageFailure(path, .inUse) }
+        guard OpenedImage.lock(files.top.descriptor.number, readOnly: isReadOnly) else {
+            throw ImageFailure(path, .inUse)
+        }
         if worker == nil { try begin() }
     }
 
@@ -61,7 +58,7 @@ public final class Qcow2Image: BlockStore {
         drain()
         worker?.end()
         (worker, tables) = (nil, [:])
-        OpenedImage.unlock(opened.descriptor.number)
+        OpenedImage.unlock(files.top.descriptor.number)
     }
 
     public var directAlignment: Int? { direct?.alignment }

@@ -1,7 +1,7 @@
 // Opens a qcow2 image with everything that lies below it.
 // Source: QEMU's docs/interop/qcow2.txt (backing files: relative to the image's own directory).
 // Modelled: chains of qcow2 and raw files and block devices, locks on all of them. Not modelled: backing files on networks.
-// Quirks: all files are open when this returns, so a process that is confined afterwards needs no more.
+// Quirks: all files are opened at once, so a process that is confined afterwards needs no more.
 internal import CAIO
 internal import Glibc
 internal import Host
@@ -77,41 +77,67 @@ extension Qcow2Image {
         } catch { throw ImageFailure(opened.path, fault: error) }
     }
 
-    static func map(_ opened: OpenedImage, readOnly: Bool, depth: Int) throws(ImageFailure) -> Qcow2Map {
-        let header = try header(of: opened)
-        // It may have grown since it was opened.
-        let file = HostImageFile(opened.descriptor, size: opened.bytesNow)
-        do throws(Qcow2Fault) {
-            let below = try backing(header, of: opened.path, depth: depth)
-            return try Qcow2Map(header, file: file, backing: below, readOnly: readOnly)
-        } catch { throw ImageFailure(opened.path, fault: error) }
+    /// Opens and locks what lies below `image`.
+    static func openLayers(below image: OpenedImage) throws(ImageFailure) -> [OpenedImage] {
+        var layers: [OpenedImage] = []
+        var above = image
+        while let backing = try header(of: above).backing {
+            guard layers.count < deepest else {
+                throw ImageFailure(above.path, .damaged("a chain of more than \(deepest) backing files"))
+            }
+            let layer = try OpenedImage(try path(of: backing.name, below: above.path), readOnly: true)
+            layers.append(layer)
+            guard try isQcow2(layer, backing.format, below: above.path) else { break }
+            above = layer
+        }
+        return layers
     }
 
-    /// The layer that a header names. What goes wrong with it is told as a fault of the image above.
-    private static func backing(
-        _ header: Qcow2Header, of path: String, depth: Int
-    ) throws(Qcow2Fault) -> (any ImageLayer)? {
-        guard let backing = header.backing else { return nil }
-        var name = backing.name
-        if name.hasPrefix("file:") { name = String(name.dropFirst(5)) }
-        guard !name.hasPrefix("json:"), !name.contains("://"), !name.hasPrefix("nbd:") else {
-            throw .unsupported("the backing file \(name)")
-        }
-        if !name.hasPrefix("/"), let slash = path.lastIndex(of: "/") { name = path[...slash] + name }
-        guard depth < deepest else { throw .damaged("a chain of more than \(deepest) backing files") }
-        do throws(ImageFailure) {
-            let opened = try OpenedImage(name, readOnly: true)
-            let isQcow2 = try opened.hasMagic(Qcow2Header.magic)
-            switch backing.format {
-            case "qcow2": return try map(opened, readOnly: true, depth: depth + 1)
-            case "raw", "file", "host_device": return HostImageFile(opened.descriptor, size: opened.size)
-            case nil where !isQcow2: return HostImageFile(opened.descriptor, size: opened.size)
-            case nil:
-                let what = "a backing file without a stated format (qemu-img rebase -u -F states it)"
-                throw ImageFailure(path, .lacking(what))
-            case let format?: throw ImageFailure(name, .unsupported(format: format))
+    /// The tables of `image`, which lies on `layers`.
+    static func map(
+        _ image: OpenedImage, on layers: ArraySlice<OpenedImage>, readOnly: Bool
+    ) throws(ImageFailure) -> Qcow2Map {
+        let header = try header(of: image)
+        var below: (any ImageLayer)?
+        if let backing = header.backing {
+            guard let layer = layers.first else {
+                throw ImageFailure(image.path, .damaged("its backing file has changed"))
             }
-        } catch { throw .below(error) }
+            below =
+                try isQcow2(layer, backing.format, below: image.path)
+                ? try map(layer, on: layers.dropFirst(), readOnly: true)
+                : HostImageFile(layer.descriptor, size: layer.size)
+        }
+        // It may have grown since it was opened.
+        let file = HostImageFile(image.descriptor, size: image.bytesNow)
+        do throws(Qcow2Fault) {
+            return try Qcow2Map(header, file: file, backing: below, readOnly: readOnly)
+        } catch { throw ImageFailure(image.path, fault: error) }
+    }
+
+    /// The file that the header of `image` calls `name`.
+    private static func path(of name: String, below image: String) throws(ImageFailure) -> String {
+        let name = name.hasPrefix("file:") ? String(name.dropFirst(5)) : name
+        guard !name.hasPrefix("json:"), !name.contains("://"), !name.hasPrefix("nbd:") else {
+            throw ImageFailure(image, .lacking("the backing file \(name)"))
+        }
+        guard !name.hasPrefix("/"), let slash = image.lastIndex(of: "/") else { return name }
+        return image[...slash] + name
+    }
+
+    /// Whether `layer` is one more qcow2 image, and not raw, by what the image above it says.
+    private static func isQcow2(
+        _ layer: OpenedImage, _ format: String?, below image: String
+    ) throws(ImageFailure) -> Bool {
+        switch format {
+        case "qcow2": return true
+        case "raw", "file", "host_device": return false
+        case nil where try !layer.hasMagic(Qcow2Header.magic): return false
+        case nil:
+            let what = "a backing file without a stated format (qemu-img rebase -u -F states it)"
+            throw ImageFailure(image, .lacking(what))
+        case let format?: throw ImageFailure(layer.path, .unsupported(format: format))
+        }
     }
 }
 
@@ -122,7 +148,6 @@ extension ImageFailure {
         case .damaged(let what): self.init(path, .damaged(what))
         case .unclean: self.init(path, .unclean)
         case .host(let code): self.init(path, .unreadable(code))
-        case .below(let failure): self = failure
         }
     }
 }

@@ -25,6 +25,8 @@ final class Qcow2Worker {
     private let reactor: Reactor
     private var waiting: [UInt64: (Reply) -> Void] = [:]
     private var nextNumber: UInt64 = 0
+    /// Started with the first job: a process is confined while it has one thread.
+    private var runs = false
     var isBusy: Bool { !waiting.isEmpty }
 
     init(_ map: Qcow2Map, on reactor: Reactor) throws(HostFailure) {
@@ -32,15 +34,22 @@ final class Qcow2Worker {
         shop = try Shop(map, finished)
         self.reactor = reactor
         reactor.watch(finished.descriptor.number) { [weak self] _ in self?.collect() }
-        let shop = shop
-        _ = try HostThread("qcow2") { shop.serve() }
     }
 
     func submit(_ job: Job, _ done: @escaping (Reply) -> Void) {
         nextNumber &+= 1
         waiting[nextNumber] = done
+        guard begin() else {
+            shop.results.withLock { $0.append((nextNumber, Reply(code: EAGAIN))) }
+            return shop.finished.ring()
+        }
         shop.jobs.withLock { $0.append((nextNumber, job)) }
         shop.work.ring()
+    }
+
+    private func begin() -> Bool {
+        if !runs { runs = (try? HostThread("qcow2") { [shop] in shop.serve() }) != nil }
+        return runs
     }
 
     func waitForOne() {
@@ -51,6 +60,7 @@ final class Qcow2Worker {
     /// Commits, and ends the thread.
     func end() {
         reactor.unwatch(shop.finished.descriptor.number)
+        guard runs else { return }
         shop.jobs.withLock { $0.append((0, .flush)) }
         shop.work.ring()
     }

@@ -225,8 +225,10 @@ extension DeviceModel {
         do {
             var image: DiskImage?
             if let target {
-                guard let file = control?.enclosed else { return Reply(error: "no open file came with \(target)") }
-                image = try DiskImage(disc: file, path: target, on: reactor)
+                guard let file = control?.enclosed.first else {
+                    return Reply(error: "no open file came with \(target)")
+                }
+                image = try DiskImage(try ImageFiles(disc: file, path: target), for: .cdrom, on: reactor)
             }
             guard machine.channels[channel].changeMedium(unit, to: image) else {
                 return Reply(error: "\(vdev) is no CD drive of this domain")

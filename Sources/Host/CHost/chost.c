@@ -15,8 +15,6 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { MAX_DESCRIPTORS = 8 };
-
 int chost_futex_wait(volatile uint32_t *word, uint32_t expected, uint64_t nanoseconds) {
     struct timespec timeout = {.tv_sec = (time_t)(nanoseconds / 1000000000), .tv_nsec = (long)(nanoseconds % 1000000000)};
     struct timespec *limit = nanoseconds == UINT64_MAX ? NULL : &timeout;
@@ -40,11 +38,11 @@ int chost_memfd(const char *name, uint64_t size) {
 }
 
 long chost_send_descriptors(int socket, const void *bytes, size_t count, const int *descriptors, int descriptor_count) {
-    if (descriptor_count < 0 || descriptor_count > MAX_DESCRIPTORS) return -EINVAL;
+    if (descriptor_count < 0 || descriptor_count > CHOST_MOST_DESCRIPTORS) return -EINVAL;
     struct iovec vector = {.iov_base = (void *)bytes, .iov_len = count};
     union {
         struct cmsghdr header;
-        char space[CMSG_SPACE(sizeof(int) * MAX_DESCRIPTORS)];
+        char space[CMSG_SPACE(sizeof(int) * CHOST_MOST_DESCRIPTORS)];
     } control;
     memset(&control, 0, sizeof control);
     struct msghdr message = {.msg_iov = &vector, .msg_iovlen = 1};
@@ -65,7 +63,7 @@ long chost_receive_descriptors(int socket, void *bytes, size_t count, int *descr
     struct iovec vector = {.iov_base = bytes, .iov_len = count};
     union {
         struct cmsghdr header;
-        char space[CMSG_SPACE(sizeof(int) * MAX_DESCRIPTORS)];
+        char space[CMSG_SPACE(sizeof(int) * CHOST_MOST_DESCRIPTORS)];
     } control;
     struct msghdr message = {
         .msg_iov = &vector, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control};

@@ -1,6 +1,6 @@
 // Unix sockets that carry lines of text: one request, one answer.
 // Source: unix(7).
-// Modelled: a client with a deadline, and a server in a reactor; a descriptor that goes with a line. Not modelled: more
+// Modelled: a client with a deadline, and a server in a reactor; descriptors that go with a line. Not modelled: more
 // than one request in flight.
 // Quirks: paths longer than sockaddr_un's 107 bytes work.
 internal import CHost
@@ -11,14 +11,13 @@ public struct LineQuestion: Sendable {
     private let socket: Descriptor
     private let path: String
 
-    /// Sends one line, and `descriptor` with it, to the server at `path`.
-    public init(_ line: String, descriptor: Int32? = nil, at path: String) throws(HostFailure) {
+    /// Sends one line, and `descriptors` with it, to the server at `path`.
+    public init(_ line: String, descriptors: [Int32] = [], at path: String) throws(HostFailure) {
         let result = chost_unix_connect(path)
         guard result >= 0 else { throw HostFailure("reach", path, result: Int(result)) }
         (socket, self.path) = (Descriptor(owning: result), path)
         let bytes = Array((line + "\n").utf8)
-        let enclosed = descriptor.map { [$0] } ?? []
-        let sent = chost_send_descriptors(socket.number, bytes, bytes.count, enclosed, Int32(enclosed.count))
+        let sent = chost_send_descriptors(socket.number, bytes, bytes.count, descriptors, Int32(descriptors.count))
         guard sent == bytes.count else { throw HostFailure("send to", path, result: min(sent, 0)) }
     }
 
@@ -47,9 +46,9 @@ public struct LineQuestion: Sendable {
 public enum LineClient {
     /// Asks the server at `path` and waits for its answer.
     public static func request(
-        _ line: String, descriptor: Int32? = nil, at path: String, seconds: Double = 5
+        _ line: String, descriptors: [Int32] = [], at path: String, seconds: Double = 5
     ) throws(HostFailure) -> String {
-        try LineQuestion(line, descriptor: descriptor, at: path).answer(seconds: seconds)
+        try LineQuestion(line, descriptors: descriptors, at: path).answer(seconds: seconds)
     }
 }
 
@@ -64,9 +63,9 @@ public final class LineServer {
     private let reactor: Reactor
     private let listener: Descriptor
     private let handler: Handler
-    private var clients: [Int32: (socket: Descriptor, pending: [UInt8])] = [:]
+    private var clients: [Int32: (socket: Descriptor, pending: [UInt8], enclosed: [Descriptor])] = [:]
     /// What came with the line that is being handled.
-    public private(set) var enclosed: Descriptor?
+    public private(set) var enclosed: [Descriptor] = []
 
     public init(path: String, reactor: Reactor, handler: @escaping Handler) throws(HostFailure) {
         let result = chost_unix_listen(path)
@@ -86,26 +85,29 @@ public final class LineServer {
     private func accept() {
         let number = chost_accept(listener.number)
         guard number >= 0 else { return }
-        clients[number] = (Descriptor(owning: number), [])
+        clients[number] = (Descriptor(owning: number), [], [])
         reactor.watch(number) { [weak self] _ in self?.receive(number) }
     }
 
     private func receive(_ number: Int32) {
         var chunk = [UInt8](repeating: 0, count: 4096)
-        var descriptors = [Int32](repeating: -1, count: 8)
+        var descriptors = [Int32](repeating: -1, count: Int(CHOST_MOST_DESCRIPTORS))
         var held: Int32 = 0
         let count = chost_receive_descriptors(number, &chunk, chunk.count, &descriptors, &held)
-        enclosed = descriptors.prefix(Int(held)).map { Descriptor(owning: $0) }.first
-        defer { enclosed = nil }
+        let new = descriptors.prefix(Int(held)).map { Descriptor(owning: $0) }
         if count == -Int(EAGAIN) || count == -Int(EINTR) { return }
         guard count > 0, var client = clients[number], client.pending.count < Self.longest else { return drop(number) }
         client.pending += chunk.prefix(count)
+        // They come with the first bytes of their line, which may come in pieces.
+        client.enclosed = (client.enclosed + new).suffix(Int(CHOST_MOST_DESCRIPTORS))
         var lines: [String] = []
         while let end = client.pending.firstIndex(of: 10) {
             lines.append(String(decoding: client.pending[..<end], as: UTF8.self))
             client.pending.removeFirst(end + 1)
         }
-        clients[number]?.pending = client.pending
+        if !lines.isEmpty { (enclosed, client.enclosed) = (client.enclosed, []) }
+        defer { enclosed = [] }
+        clients[number] = client
         let socket = client.socket
         for line in lines { handler(line) { answer in Self.send(answer, to: socket) } }
     }

@@ -14,7 +14,7 @@ public struct MessageSocket: Sendable {
         return (MessageSocket(Descriptor(owning: ends[0])), MessageSocket(Descriptor(owning: ends[1])))
     }
 
-    /// Sends one message of at most 64 KiB with up to 8 descriptors.
+    /// Sends one message of at most 64 KiB with up to 72 descriptors.
     public func send(_ message: [UInt8], descriptors: [Int32] = []) throws(HostFailure) {
         let sent = chost_send_descriptors(
             descriptor.number, message, message.count, descriptors, Int32(descriptors.count))
@@ -24,7 +24,7 @@ public struct MessageSocket: Sendable {
     /// Waits for one message; nil when the other end is gone.
     public func receive() throws(HostFailure) -> (message: [UInt8], descriptors: [Descriptor])? {
         var bytes = [UInt8](repeating: 0, count: 65_536)
-        var descriptors = [Int32](repeating: -1, count: 8)
+        var descriptors = [Int32](repeating: -1, count: Int(CHOST_MOST_DESCRIPTORS))
         var count: Int32 = 0
         let received = chost_receive_descriptors(descriptor.number, &bytes, bytes.count, &descriptors, &count)
         guard received >= 0 else { throw HostFailure("receive from", "the peer process", result: received) }

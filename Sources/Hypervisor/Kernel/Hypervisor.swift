@@ -192,7 +192,7 @@ extension Hypervisor {
 
     /// Gives the guest's memory to the socket that came with the command: for core files.
     private func handOverMemory() -> Reply {
-        guard let socket = control?.enclosed else { return Reply(error: "no socket came with the command") }
+        guard let socket = control?.enclosed.first else { return Reply(error: "no socket came with the command") }
         do throws(HostFailure) {
             try MessageSocket(socket).send([1], descriptors: [domain.memory.ram.memory.descriptor.number])
         } catch { return Reply(error: "\(error)") }

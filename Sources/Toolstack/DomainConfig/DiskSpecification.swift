@@ -189,6 +189,19 @@ public struct VirtualDevice: Equatable, Sendable {
     }
 }
 
+extension VirtualDevice {
+    /// The number a guest knows the device by (xen-vbd-interface(7)): xvda is 51712, hda 768, hdc 5632.
+    public var number: Int {
+        switch bus {
+        case .xvd where disk < 16 && partition < 16: 202 << 8 | disk << 4 | partition
+        case .xvd: 1 << 28 | disk << 8 | partition
+        case .sd: disk < 16 && partition < 16 ? 8 << 8 | disk << 4 | partition : 1 << 28 | disk << 8 | partition
+        case .hd: (disk < 2 ? 3 : 22) << 8 | (disk & 1) << 6 | partition
+        case .fd: 2 << 8 | disk
+        }
+    }
+}
+
 extension Substring {
     /// Without blanks at either end.
     var trimmed: Substring {

@@ -73,13 +73,13 @@ public struct ControlQuestion {
     private let question: LineQuestion
     private let name: String
 
-    /// Asks the process that serves `socket`; `descriptor` goes with the question.
-    public init(_ socket: String, _ request: ControlRequest, descriptor: Int32? = nil) throws(ToolstackError) {
+    /// Asks the process that serves `socket`; `descriptors` go with the question.
+    public init(_ socket: String, _ request: some Encodable, descriptors: [Int32] = []) throws(ToolstackError) {
         let program = URL(fileURLWithPath: socket).deletingPathExtension().lastPathComponent
         name = program == "control" ? "hypervisor" : program
         do {
             let line = String(decoding: try JSONEncoder().encode(request), as: UTF8.self)
-            question = try LineQuestion(line, descriptor: descriptor, at: socket)
+            question = try LineQuestion(line, descriptors: descriptors, at: socket)
         } catch { throw ToolstackError("\(name) does not answer: \(error)") }
     }
 
@@ -102,9 +102,9 @@ public struct ControlQuestion {
 public enum Control {
     /// Asks, and waits for the answer.
     public static func ask(
-        _ socket: String, _ request: ControlRequest, descriptor: Int32? = nil, seconds: Double = 5
+        _ socket: String, _ request: some Encodable, descriptors: [Int32] = [], seconds: Double = 5
     ) throws(ToolstackError) -> ControlReply {
-        try ControlQuestion(socket, request, descriptor: descriptor).answer(seconds: seconds)
+        try ControlQuestion(socket, request, descriptors: descriptors).answer(seconds: seconds)
     }
 }
 

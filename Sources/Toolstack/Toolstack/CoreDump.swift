@@ -23,7 +23,7 @@ struct CoreDump {
         self.config = config
         do {
             let (own, other) = try MessageSocket.pair()
-            _ = try Control.ask(control, ControlRequest("memory"), descriptor: other.descriptor.number)
+            _ = try Control.ask(control, ControlRequest("memory"), descriptors: [other.descriptor.number])
             guard !HostFile.waitReadable([own.descriptor.number], milliseconds: 5000).isEmpty,
                 let memory = try own.receive()?.descriptors.first
             else { throw ToolstackError("the hypervisor does not hand over the domain's memory") }

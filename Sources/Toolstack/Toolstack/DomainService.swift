@@ -49,7 +49,7 @@ final class DomainService {
     private var door: MessageSocket
     private let domid: Int
     private let uuid: String
-    /// The back ends' end of the domain's own connection, and a connection of Domain-0's for them.
+    /// The back ends' end of the domain's own connection, and one that is Domain-0's for what they serve.
     private(set) var ring: Descriptor
     private(set) var backend: Descriptor
     /// The way to the back ends' process, and its end of it.
@@ -66,20 +66,22 @@ final class DomainService {
     private static func connect(
         _ run: RunDirectory, _ domid: Int
     ) throws -> (StoreClient, MessageSocket, ring: Descriptor, backend: Descriptor) {
-        let door: MessageSocket
-        let made: (StoreClient, MessageSocket, Descriptor, Descriptor)
         do {
             let store = StoreClient(try StoreSocket(path: run.storeSocket))
-            let backend = try StreamSocket.connect(run.storeSocket)
-            door = MessageSocket(try StreamSocket.connect(run.storeDoor))
-            let pair = try StreamSocket.pair(isBlocking: true)
-            try door.send(Array("{\"introduce\":\(domid)}".utf8), descriptors: [pair.1.number])
-            made = (store, door, pair.0, backend)
-        } catch { throw ToolstackError("xenstored does not answer: \(error)") }
-        guard try door.receive()?.message == [1] else {
-            throw ToolstackError("xenstored refused domain \(domid)")
+            let door = MessageSocket(try StreamSocket.connect(run.storeDoor))
+            let ring = try introduce("introduce", domid, at: door)
+            return (store, door, ring, try introduce("serve", domid, at: door))
+        } catch let error as ToolstackError { throw error } catch {
+            throw ToolstackError("xenstored does not answer: \(error)")
         }
-        return made
+    }
+
+    /// A connection that the store takes for what `role` says.
+    private static func introduce(_ role: String, _ domid: Int, at door: MessageSocket) throws -> Descriptor {
+        let (ours, theirs) = try StreamSocket.pair(isBlocking: true)
+        try door.send(Array("{\"\(role)\":\(domid)}".utf8), descriptors: [theirs.number])
+        guard try door.receive()?.message == [1] else { throw ToolstackError("xenstored refused domain \(domid)") }
+        return ours
     }
 
     /// Readable when xenstored is gone.

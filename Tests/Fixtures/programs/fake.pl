@@ -106,6 +106,7 @@ sub answer {
     elsif ($command eq 'reboot' && $isHypervisor) { $reboots = 1 }
     elsif ($command eq 'powerButton' && $name eq 'device-model') { syswrite($peer, 'poweroff') }
     elsif ($command =~ /^cd-(insert|eject)$/) { print STDERR "$line\n" }
+    elsif ($command eq 'block-attach' && $isBackend) { print STDERR "$line\n" }
     else { return '{"error":"unknown command"}' }
     return '{"ok":true}';
 }

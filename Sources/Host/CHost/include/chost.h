@@ -18,9 +18,11 @@ int chost_futex_wait(volatile uint32_t *word, uint32_t expected, uint64_t nanose
 int chost_futex_wake(volatile uint32_t *word, int count);
 /// A memory file of `size` bytes, close-on-exec. Descriptor or -errno.
 int chost_memfd(const char *name, uint64_t size);
-/// Sends one message with up to 8 descriptors over a Unix socket. Bytes sent or -errno.
+/// Descriptors that go with one message at most: an image, and 64 that lie below it, are one message.
+#define CHOST_MOST_DESCRIPTORS 72
+/// Sends one message with up to CHOST_MOST_DESCRIPTORS descriptors over a Unix socket. Bytes sent or -errno.
 long chost_send_descriptors(int socket, const void *bytes, size_t count, const int *descriptors, int descriptor_count);
-/// Receives one message with up to 8 descriptors (close-on-exec); `*descriptor_count` is set. Bytes or -errno.
+/// Receives one message with as many (close-on-exec); `*descriptor_count` is set. Bytes or -errno.
 long chost_receive_descriptors(int socket, void *bytes, size_t count, int *descriptors, int *descriptor_count);
 /// Gives up every capability and the ability to gain any, core dumps, and descriptors above `most`. It holds for the
 /// calling thread and those it starts. 0 or -errno.

@@ -6,14 +6,19 @@
 internal import DomainConfig
 internal import Foundation
 internal import Host
+internal import Images
 internal import XenStoreClient
 
 extension Session {
     /// LIBXL_INIT_TIMEOUT and LIBXL_DESTROY_TIMEOUT; tests of failures cannot wait that long.
     var deviceSeconds: Double { environment["APUS_DEVICE_TIMEOUT"].flatMap { Double($0) } ?? 10 }
 
-    /// Puts a device into the store and waits for its back end, then for the guest.
-    func attach(_ device: DeviceNodes, called name: String, to record: DomainRecord) throws(ToolstackError) {
+    /// Puts a device into the store and waits for its back end, then for the guest. `serve` gives the back end what the
+    /// store cannot.
+    func attach(
+        _ device: DeviceNodes, called name: String, to record: DomainRecord,
+        serve: () throws(ToolstackError) -> Void = {}
+    ) throws(ToolstackError) {
         let taken = try withStore { (store) throws(StoreFailure) -> Bool in
             if try store.read("\(device.note)/backend") != nil { return true }
             var tree = DomainTree()
@@ -22,6 +27,10 @@ extension Session {
             return false
         }
         if taken { throw ToolstackError("device \(name) is there already") }
+        do throws(ToolstackError) { try serve() } catch {
+            try withStore { (store) throws(StoreFailure) in try store.remove(device) }
+            throw error
+        }
         let seconds = deviceSeconds
         let (back, front) = try withStore { (store) throws(StoreFailure) -> (Int, Int) in
             let back = try store.wait(for: [2, 3, 4, 5, 6], at: device.backend, seconds: seconds)
@@ -76,6 +85,20 @@ extension Session {
     }
 }
 
+/// What the back ends are told of a disk whose image comes with the request.
+private struct DiskRequest: Encodable {
+    struct Disk: Encodable {
+        var number: Int
+        var isDisc: Bool
+        var files: ImageFiles.Note
+    }
+    var command = "block-attach"
+    var disk: Disk
+    init(number: Int, isDisc: Bool, files: ImageFiles.Note) {
+        disk = Disk(number: number, isDisc: isDisc, files: files)
+    }
+}
+
 extension Command {
     static let blockAttach = Command(
         name: "block-attach", summary: "Create a new virtual block device", usage: "DOMAIN DISK-SPEC-COMPONENT ...",
@@ -102,7 +125,12 @@ extension Command {
             guard let device = DeviceNodes(disk: disk, of: config) else {
                 throw ToolstackError("Invalid or unsupported virtual disk identifier \(disk.vdev)")
             }
-            try session.attach(device, called: disk.vdev, to: record)
+            let files = try open(disk)
+            try session.attach(device, called: disk.vdev, to: record) { () throws(ToolstackError) in
+                guard let files else { return }
+                let request = DiskRequest(number: device.number, isDisc: disk.cdrom, files: files.note)
+                _ = try Control.ask(directory.backend, request, descriptors: files.descriptors.map(\.number))
+            }
             try session.change(record) { $0.disks.append(disk) }
             return 0
         })
@@ -119,6 +147,14 @@ extension Command {
         } catch {
             throw ToolstackError("Disk vdev=\(disk.vdev) failed to stat: \(disk.target): No such file or directory")
         }
+    }
+
+    /// The back ends open no files: they get them with the request. Nil for a drive without a medium.
+    private static func open(_ disk: DomainConfig.Disk) throws(ToolstackError) -> ImageFiles? {
+        guard disk.format != .empty else { return nil }
+        do throws(ImageFailure) {
+            return try ImageFiles(disk.target, disk.format == .qcow2 ? .qcow2 : .raw, readOnly: !disk.readWrite)
+        } catch { throw ToolstackError("\(error)") }
     }
 
     /// An image that is written belongs to one drive.

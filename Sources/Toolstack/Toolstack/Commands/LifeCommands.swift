@@ -150,7 +150,7 @@ extension Command {
         do throws(HostFailure) {
             file = try text == nil ? nil : HostFile.open(target, .read)
         } catch { throw ToolstackError("\(error)") }
-        _ = try Control.ask(directory.deviceModel, request, descriptor: file?.number)
+        _ = try Control.ask(directory.deviceModel, request, descriptors: file.map { [$0.number] } ?? [])
         config.disks[place].target = target
         config.disks[place].format = target.isEmpty ? .empty : .raw
         do { try directory.write(config) } catch { throw ToolstackError("\(error)") }
