@@ -113,6 +113,25 @@ private struct Outcome: Equatable {
         ])
     }
 
+    @Test func flagsLiveThroughABlockIntoOneThatItJumpsTo() {
+        // mov ecx,100; a: add ebx,0x60000000; jmp b; b: dec ecx; jnz x; add edx,edx; hlt   x: adc eax,0; jmp a
+        let registers = agree([
+            0xB9, 100, 0, 0, 0, 0x81, 0xC3, 0, 0, 0, 0x60, 0xEB, 0, 0xFF, 0xC9, 0x75, 3, 0x01, 0xD2, 0xF4, 0x83, 0xD0,
+            0, 0xEB, 0xEC,
+        ])
+        #expect(registers[0] == 37)
+    }
+
+    @Test func carriesLiveAcrossAccessesToMemory() {
+        // mov ecx,600; mov esi,0xC100; mov edi,0xC800; mov rax,0x9E3779B97F4A7C15; xor edx,edx; l: adc rax,[rsi];
+        // adc [rdi],rax; lea rsi,[rsi+8]; lea rdi,[rdi+8]; dec ecx; jnz l; setc dl; hlt
+        agree([
+            0xB9, 0x58, 2, 0, 0, 0xBE, 0, 0xC1, 0, 0, 0xBF, 0, 0xC8, 0, 0, 0x48, 0xB8, 0x15, 0x7C, 0x4A, 0x7F, 0xB9,
+            0x79, 0x37, 0x9E, 0x31, 0xD2, 0x48, 0x13, 6, 0x48, 0x11, 7, 0x48, 0x8D, 0x76, 8, 0x48, 0x8D, 0x7F, 8, 0xFF,
+            0xC9, 0x75, 0xEE, 0x0F, 0x92, 0xC2, 0xF4,
+        ])
+    }
+
     @Test func faultsInTheMiddleNameTheInstruction() {
         // mov eax,5; mov ecx,7; l: add eax,ecx; dec ecx; mov [rcx*8+0xC000],rax; jnz l; push rax; add ebx,[0x800000]; hlt
         let guest = SystemGuest()

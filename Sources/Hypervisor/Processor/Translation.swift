@@ -311,7 +311,8 @@ struct Translation {
         var (live, killed) = (UInt32(0), UInt32(0))
         for index in 0..<Int(next.pointee.count) {
             let plan = NativePlan.of(UnsafePointer(next.pointee.insns + index), mode: key)
-            live |= plan.reads & ~killed
+            // Where a conditional jump leads may read whatever is not overwritten before it.
+            live |= (plan.form == .jumpIf ? NativePlan.allFlags : plan.reads) & ~killed
             killed |= plan.writes
             if (live | killed) == NativePlan.allFlags { return live }
         }
@@ -342,7 +343,7 @@ struct Translation {
                 enterApart(next)
                 continue
             }
-            if slow.restores { emitRestore() }
+            if slow.restores { emitRestore(plans[slow.index + slow.number - 1].liveOut) }
             if let resume = slow.resume { emitter.jump(to: resume) }
         }
     }

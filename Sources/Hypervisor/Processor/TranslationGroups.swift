@@ -209,7 +209,7 @@ extension Translation {
         let end = last + stackRun(last)
         emitInstructions(first, end)
         if end < count, let back = main[end] {
-            rejoin(back, live: plans[end].liveIn != 0)
+            rejoin(back, live: plans[end].liveIn)
         } else if !isEnded {
             leave(Int(block.pointee.bytes), count)
         }
@@ -218,10 +218,10 @@ extension Translation {
     }
 
     /// Goes on in the first version: the flags are to be where that expects them.
-    private mutating func rejoin(_ back: Boundary, live: Bool) {
-        if live {
-            if !back.isNative || back.isSaved { saveFlags() }
-            if back.isNative { restoreFlags() }
+    private mutating func rejoin(_ back: Boundary, live: UInt32) {
+        if live != 0 {
+            if !back.isNative || back.isSaved { saveFlags(live) }
+            if back.isNative { restoreFlags(live) }
         }
         emitter.jump(to: back.code)
     }
@@ -229,7 +229,7 @@ extension Translation {
     /// Goes on at an instruction of the second version; the flags are saved.
     mutating func enterApart(_ place: Int) {
         guard let there = apart[place] else { return }
-        if there.isNative, plans[place].liveIn != 0 { emitRestore() }
+        if there.isNative, plans[place].liveIn != 0 { emitRestore(plans[place].liveIn) }
         emitter.jump(to: there.code)
     }
 }

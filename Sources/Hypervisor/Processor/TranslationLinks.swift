@@ -15,7 +15,8 @@ extension Translation {
 
     /// Goes on at `offset` from the block's first byte; the host's flags are the guest's or saved.
     mutating func leave(_ offset: Int, _ number: Int) {
-        if liveInto(offset) != 0 { saveFlags() }
+        let live = liveInto(offset)
+        if live != 0 { saveFlags(live) }
         retire(number)
         if offset != 0 {
             emitter.insn(0x81, 8, 0, .state(StateOffset.rip))

@@ -165,7 +165,12 @@ extension Translation {
     /// Compares the linear address in r10 with the TLB's entry, whose offset r11 has then; the condition that it does
     /// not fit.
     private mutating func lookUp(_ size: Int32, write: Bool, aligned: Bool) -> UInt8 {
-        emitter.bytes(0x4D, 0x89, 0xD3, 0x49, 0xC1, 0xEB, 0x08, 0x41, 0x81, 0xE3)  // mov r11, r10; shr; and
+        if apus_host_features() & UInt32(APUS_HOST_BMI2) != 0 {
+            emitter.bytes(0xC4, 0x43, 0x7B, 0xF0, 0xDA, 0x08)  // rorx r11d, r10d, 8
+        } else {
+            emitter.bytes(0x4D, 0x89, 0xD3, 0x49, 0xC1, 0xEB, 0x08)  // mov r11, r10; shr r11, 8
+        }
+        emitter.bytes(0x41, 0x81, 0xE3)  // and r11d, ...
         emitter.long((Int32(APUS_TLB_ENTRIES) - 1) * 16)
         emitter.bytes(0x4E, 0x33, 0x94, 0x1C)  // xor r10, [rsp + r11 + tag]
         emitter.long(tlbOffset(write: write))

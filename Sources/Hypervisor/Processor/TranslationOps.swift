@@ -25,7 +25,7 @@ extension Translation {
         case .pop: emitPop(insn, plan)
         case .leave: emitLeave(plan)
         case .jumpIf:
-            restoreFlags()
+            restoreFlags(plan.liveIn)
             branch(
                 if: UInt8(truncatingIfNeeded: insn.pointee.opcode), to: relative(insn), count: index + 1)
         case .loop: emitLoop(insn, plan, index)
@@ -58,7 +58,7 @@ extension Translation {
 
     /// Makes the host's flags the guest's if the instruction needs them, or leaves some as they are.
     mutating func prepareFlags(_ plan: NativePlan) {
-        if plan.reads != 0 || plan.changesFlags && plan.liveOut & ~plan.writes != 0 { restoreFlags() }
+        if plan.reads != 0 || plan.changesFlags && plan.liveOut & ~plan.writes != 0 { restoreFlags(plan.liveIn) }
     }
 
     /// Bytes of the R/M operand.

@@ -100,33 +100,55 @@ extension Translation {
 
     // MARK: Flags
 
-    /// Saves the guest's flags unless that is done.
-    mutating func saveFlags() {
+    private static let (carry, overflow): (UInt32, UInt32) = (1, 0x800)
+
+    /// Saves the guest's flags that `live` names, at least, unless that is done. Carry chains have just CF or OF alive,
+    /// which have shorter forms.
+    mutating func saveFlags(_ live: UInt32 = NativePlan.allFlags) {
         guard isNative, !isSaved else { return }
+        isSaved = true
+        if live & ~(Self.carry | Self.overflow) == 0 {
+            if live & Self.carry != 0 { emitter.insn(0x192, 1, 0, .state(StateOffset.flags + 1)) }
+            if live & Self.overflow != 0 { emitter.insn(0x190, 1, 0, .state(StateOffset.flags)) }
+            return
+        }
         emitter.move(HostRegister.scratch, 0)
         emitter.bytes(0x9F, 0x0F, 0x90, 0xC0)  // lahf; seto al
         emitter.insn(0x89, 4, 0, .state(StateOffset.flags))
         emitter.move(0, HostRegister.scratch)
-        isSaved = true
     }
 
-    mutating func emitRestore() {
-        emitter.move(HostRegister.scratch, 0)
+    /// Makes the host's flags that `live` names, at least, what was saved.
+    mutating func emitRestore(_ live: UInt32) {
+        let scratch = HostRegister.scratch
+        if live & ~(Self.carry | Self.overflow) == 0 {
+            if live & Self.carry != 0 {
+                emitter.insn(0x1B6, 4, scratch, .state(StateOffset.flags + 1))
+                emitter.insn(0xD1, 4, 5, .register(scratch))  // shr r11d, 1
+            }
+            if live & Self.overflow != 0 {
+                emitter.insn(0x1B6, 4, scratch, .state(StateOffset.flags))
+                emitter.insn(0x8D, 4, scratch, .memory(scratch, 0x7E))
+                emitter.insn(0xFE, 1, 0, .register(scratch))  // inc r11b, which leaves CF
+            }
+            return
+        }
+        emitter.move(scratch, 0)
         emitter.insn(0x8B, 4, 0, .state(StateOffset.flags))
         emitter.bytes(0x04, 0x7F, 0x9E)  // add al, 127; sahf
-        emitter.move(0, HostRegister.scratch)
+        emitter.move(0, scratch)
     }
 
-    /// Makes the host's flags the guest's.
-    mutating func restoreFlags() {
+    /// Makes those of the host's flags that are alive the guest's.
+    mutating func restoreFlags(_ live: UInt32) {
         guard !isNative else { return }
-        emitRestore()
+        emitRestore(live)
         isNative = true
     }
 
     /// The host's flags are about to be used for something else.
     mutating func clobberFlags(_ plan: NativePlan) {
-        if plan.liveIn != 0 { saveFlags() }
+        if plan.liveIn != 0 { saveFlags(plan.liveIn) }
         isNative = false
     }
 
