@@ -66,7 +66,7 @@ demo: build
 
 bench: build
 	@scripts/install-packages demo test
-	@scripts/guests linux linux32
+	@scripts/guests linux linux32 installer-serial
 	@scripts/bench
 
 # The CPU engine against QEMU's TCG, its own interpreter and the host.
