@@ -60,6 +60,23 @@ enum Site {
         return file
     }
 
+    /// A TCP port of 127.0.0.1 that nobody has now.
+    static func freePort() throws -> Int {
+        let descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
+        defer { close(descriptor) }
+        var address = sockaddr_in()
+        address.sin_family = sa_family_t(AF_INET)
+        address.sin_addr.s_addr = UInt32(0x7F00_0001).bigEndian
+        var size = socklen_t(MemoryLayout<sockaddr_in>.size)
+        let named = withUnsafeMutablePointer(to: &address) {
+            $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+                bind(descriptor, $0, size) == 0 && getsockname(descriptor, $0, &size) == 0
+            }
+        }
+        guard named else { throw Domain.Failure(description: "no port is free") }
+        return Int(UInt16(bigEndian: address.sin_port))
+    }
+
     static func xl(_ arguments: String...) throws -> (status: Int32, output: String, error: String) {
         try run(programs.appendingPathComponent("xl"), arguments)
     }
