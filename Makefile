@@ -2,7 +2,7 @@
 SWIFT_BUILD = swift build -c release
 export SWIFT_BACKTRACE = enable=no
 
-.PHONY: all build build-tests test unit-test domain-test test-debian soak check format demo bench bench-cpu bench-disk bench-engine
+.PHONY: all build build-tests test unit-test domain-test test-debian fuzz soak check format demo bench bench-cpu bench-disk bench-engine
 .PHONY: bench-domains bench-ioreq bench-net clean
 
 all: build
@@ -42,6 +42,10 @@ test-debian: build build-tests
 	@scripts/install-packages demo debian
 	@scripts/guests debian
 	APUS_DEBIAN=1 swift test --skip-build --filter DebianTests
+
+# Devices and back ends under guests that do anything, APUS_FUZZ_SECONDS each (ten of them).
+fuzz: build-tests
+	APUS_FUZZ_SECONDS=$${APUS_FUZZ_SECONDS:-60} swift test --skip-build --filter FuzzTests
 
 # Random code on interpreter, translator and host: optimised, APUS_CASES for each of the suites (some twenty).
 soak:

@@ -191,7 +191,8 @@ let package = Package(
         .testTarget(
             name: "BackendsTests",
             dependencies: [
-                "BlockBackend", "ConsoleBackend", "DisplayBackend", "Ethernet", "Host", "Images", "NetBackend", "Rings",
+                "BlockBackend", "ConsoleBackend", "DeviceContract", "DisplayBackend", "Ethernet", "Host", "Images",
+                "NetBackend", "Rings",
                 "UserNetwork", "VNC", "XenStore", "XenStoreClient",
             ],
             swiftSettings: language),

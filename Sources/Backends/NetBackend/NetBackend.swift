@@ -222,7 +222,6 @@ public final class NetBackend {
     private func take() -> (frame: Frame, queue: NetQueue, slots: UInt32)? {
         while let frame = port.receive() {
             let queue = queues.count == 1 ? queues[0] : queues[Int(flow(of: frame) % UInt32(queues.count))]
-            guard frame.bytes.count >= 14 else { continue }
             let isWanted = !filters || !frame.isGroup || frame.isBroadcast || groups.contains(Array(frame.bytes[..<6]))
             if isWanted, let slots = queue.slots(for: frame) { return (frame, queue, slots) }
             statistics.dropped &+= 1

@@ -127,7 +127,7 @@ final class NetQueue {
 
     /// Sends a packet to the port: its start from a copy, the rest from where it lies.
     func send(_ packet: Outgoing, to port: FramePort) -> FrameSocket.Outcome? {
-        guard packet.total >= 14, packet.parts.allSatisfy({ $0.size > 0 }) else { return nil }
+        guard packet.total >= Frame.headerBytes, packet.parts.allSatisfy({ $0.size > 0 }) else { return nil }
         var pages: [GrantedPage] = []
         var pieces = unsafe [UnsafeRawBufferPointer]()
         defer { for page in pages { page.release() } }

@@ -48,6 +48,8 @@ public struct FrameHeader: Equatable, Sendable {
 
 /// A frame without its check sequence.
 public struct Frame: Equatable, Sendable {
+    /// Two addresses and a type: no frame is shorter.
+    public static let headerBytes = 14
     public var header: FrameHeader
     public var bytes: [UInt8]
     public init(_ bytes: [UInt8], header: FrameHeader = FrameHeader()) { (self.bytes, self.header) = (bytes, header) }

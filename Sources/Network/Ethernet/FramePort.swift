@@ -31,17 +31,19 @@ public final class FramePort {
 
     public func detach() { reactor?.unwatch(socket.descriptor.number) }
 
-    /// The next frame, finished as far as the card needs it.
+    /// The next frame, finished as far as the card needs it. It has a whole Ethernet header, whoever it is from.
     public func receive() -> Frame? {
-        if let frame = waiting.popFirst() { return frame }
-        guard isReadable else { return nil }
-        guard let (header, bytes) = socket.receive() else {
-            isReadable = false
-            if socket.isGone { detach() } else { watch() }
-            return nil
+        while true {
+            if let frame = waiting.popFirst() { return frame }
+            guard isReadable else { return nil }
+            guard let (header, bytes) = socket.receive() else {
+                isReadable = false
+                if socket.isGone { detach() } else { watch() }
+                return nil
+            }
+            guard bytes.count >= Frame.headerBytes else { continue }
+            waiting = Frame(bytes, header: FrameHeader(header)).finished(for: offloads)[...]
         }
-        waiting = Frame(bytes, header: FrameHeader(header)).finished(for: offloads)[...]
-        return waiting.popFirst()
     }
 
     /// Whether the card takes frames now: while it does not, the host is not listened to.
