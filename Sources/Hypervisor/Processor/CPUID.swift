@@ -14,6 +14,12 @@ struct CPUIDProfile: Sendable {
     private let features: apus_cpuid_result
     private let extended: apus_cpuid_result
     private let brand: [apus_cpuid_result]
+    /// Leaves 2, 8000_0005 and 8000_0006, and the subleaves of leaf 4: programs ask for these dozens of times when they start, and a
+    /// host that is a guest itself takes long to answer.
+    private let descriptors: CPUIDResult
+    private let firstCaches: CPUIDResult
+    private let laterCaches: CPUIDResult
+    private let caches: [CPUIDResult]
     private let hasExtendedState: Bool
     /// Family, model and stepping: EAX of leaf 1 and EDX after reset.
     let signature: UInt32
@@ -62,6 +68,10 @@ struct CPUIDProfile: Sendable {
         extra.edx = always | (isAMD ? leaf1.edx & 0x0183_F3FF : 0)
         extended = extra
         brand = top >= 0x8000_0004 ? (2...4).map { apus_host_cpuid(0x8000_0000 + $0, 0) } : []
+        descriptors = isAMD ? .zero : CPUIDResult(apus_host_cpuid(2, 0))
+        firstCaches = isAMD ? CPUIDResult(apus_host_cpuid(0x8000_0005, 0)) : .zero
+        laterCaches = CPUIDResult(apus_host_cpuid(0x8000_0006, 0))
+        caches = isAMD ? [] : Self.hostCaches()
     }
 
     /// FPU, DE, PSE, TSC, MSR, PAE, MCE, CX8, APIC, SEP, MTRR, PGE, MCA, CMOV, PAT, PSE-36, CLFSH, MMX, FXSR, SSE, SSE2.
@@ -89,8 +99,8 @@ struct CPUIDProfile: Sendable {
             let osXSAVE: UInt32 = cr4 & CR4.osXSAVE != 0 ? 1 << 27 : 0
             return CPUIDResult(
                 eax: signature, ebx: basic.ebx & 0xFF00 | 1 << 16, ecx: basic.ecx | osXSAVE, edx: basic.edx)
-        case 2: return isAMD ? .zero : CPUIDResult(apus_host_cpuid(2, 0))
-        case 4: return isAMD ? .zero : cache(subleaf)
+        case 2: return descriptors
+        case 4: return subleaf < caches.count ? caches[Int(subleaf)] : .zero
         case 6: return CPUIDResult(eax: 1 << 2, ebx: 0, ecx: 0, edx: 0)
         case 7 where subleaf == 0: return CPUIDResult(features)
         // BHI_CTRL: systems then clear no branch history by loops.
@@ -103,8 +113,8 @@ struct CPUIDProfile: Sendable {
             return CPUIDResult(eax: isAMD ? signature : 0, ebx: 0, ecx: extended.ecx, edx: extended.edx)
         case 0x8000_0002...0x8000_0004:
             return brand.isEmpty ? .zero : CPUIDResult(brand[Int(leaf - 0x8000_0002)])
-        case 0x8000_0005: return isAMD ? CPUIDResult(apus_host_cpuid(leaf, 0)) : .zero
-        case 0x8000_0006: return CPUIDResult(apus_host_cpuid(leaf, 0))
+        case 0x8000_0005: return firstCaches
+        case 0x8000_0006: return laterCaches
         // The time stamp counter runs at one rate in every state.
         case 0x8000_0007: return CPUIDResult(eax: 0, ebx: 0, ecx: 0, edx: 1 << 8)
         case 0x8000_0008:
@@ -123,11 +133,15 @@ struct CPUIDProfile: Sendable {
         (1 << 2 | 1 << 26 | 1 << 29, 1 << 2 | 1 << 8 | 1 << 29, 1 << 1 | 1 << 2)
 
     /// Leaf 4: the host's caches, each owned by one processor.
-    private func cache(_ subleaf: UInt32) -> CPUIDResult {
-        var result = CPUIDResult(apus_host_cpuid(4, subleaf))
-        if result.eax & 31 == 0 { return .zero }
-        result.eax &= 0x3FFF
-        return result
+    private static func hostCaches() -> [CPUIDResult] {
+        var found: [CPUIDResult] = []
+        while found.count < 16 {
+            var result = CPUIDResult(apus_host_cpuid(4, UInt32(found.count)))
+            if result.eax & 31 == 0 { break }
+            result.eax &= 0x3FFF
+            found.append(result)
+        }
+        return found
     }
 
     /// Leaf 0xD: FXSAVE's area, 64 bytes of header, the upper halves of YMM registers.
