@@ -16,9 +16,11 @@ import Testing
 
     enum Mode: Int, CaseIterable { case real, virtual, protected16, protected32, paged32, compatibility, long }
 
-    @Test(arguments: Mode.allCases) func randomBytesNeverStopTheHost(mode: Mode) throws {
+    @Test(arguments: Mode.allCases, [false, true])
+    func randomBytesNeverStopTheHost(mode: Mode, translated: Bool) throws {
         let ram = try RAM(start: 0, bytes: 4 << 20)
         let guest = TinyGuest([ram], patience: 3)
+        guest.cpu.engine.pointee.blocks.heat = translated ? 1 : 0
         for seed in Self.firstSeed..<Self.firstSeed + Self.cases {
             var random = SeededGenerator(seed: seed &* 8 &+ UInt64(mode.rawValue))
             if Self.isVerbose { print("\(mode) seed \(seed)") }

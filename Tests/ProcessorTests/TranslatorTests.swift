@@ -22,7 +22,11 @@ private struct Outcome: Equatable {
 
     private func outcome(_ program: [UInt8], heat: UInt32, bits: Int, pieces: [UInt64: [UInt8]]) -> Outcome {
         let guest = SystemGuest()
-        if bits == 64 { guest.long() } else { guest.protected() }
+        switch bits {
+        case 64: guest.long()
+        case 32: guest.protected()
+        default: guest.real()
+        }
         guest.describe(Self.based, base: 0xD000, type: 0x93)
         guest.cpu.engine.pointee.blocks.heat = heat
         // As blocks that run often are, or at first.
@@ -291,5 +295,38 @@ private struct Outcome: Equatable {
         #expect(guest.cpu.pointee.gpr.1 == 0x201)
         #expect(guest.get(0xE000, as: UInt32.self) == 0x200)
         #expect(guest.stack32(1) == UInt32(Place.code) + 12)
+    }
+
+    // MARK: 16-bit code
+
+    @Test func codeOf16BitsAgrees() {
+        // mov ax,C00; mov ds,ax; mov ax,D00; mov es,ax; mov cx,50; mov dx,1234; l: push cx; push 55; push dword 12345678;
+        // pop eax; pop bx; mov si,cx; shl si,2; mov [si+100],dx; add dx,es:[bx+si+8]; mov es:[bx+si+8],dx; mov ax,[100];
+        // add ax,cx; mov [100],ax; mov [108],ah; lea di,[bx+di-7]; imul bp,dx,77; xor dx,bp; movzx ax,dl; div cl;
+        // movsx eax,ax; add [ecx*4+200],eax; mov bx,FFF0; inc [bx+130]; call f; call [300]; mov bx,80; mov ax,83;
+        // add ax,8000; mov [300],ax; call ax; pop cx; jcxz m; loop l; m: mov sp,2; push dx; push dx; pop ax; pop bx; hlt
+        // f: dec dx; mov bp,sp; add dx,[bp]; ret   8083: enter 4,0; mov [bp-2],dx; leave; ror dx,1; cmp dx,100; jb h; ret
+        // h: add dx,3; ret 0
+        let registers = agree(
+            [
+                0xB8, 0, 0x0C, 0x8E, 0xD8, 0xB8, 0, 0x0D, 0x8E, 0xC0, 0xB9, 0x32, 0, 0xBA, 0x34, 0x12, 0x51, 0x6A, 0x55,
+                0x66, 0x68, 0x78, 0x56, 0x34, 0x12, 0x66, 0x58, 0x5B, 0x89, 0xCE, 0xC1, 0xE6, 2, 0x89, 0x94, 0, 1, 0x26,
+                3, 0x50, 8, 0x26, 0x89, 0x50, 8, 0xA1, 0, 1, 1, 0xC8, 0xA3, 0, 1, 0x88, 0x26, 8, 1, 0x8D, 0x79, 0xF9,
+                0x6B, 0xEA, 0x4D, 0x31, 0xEA, 0x0F, 0xB6, 0xC2, 0xF6, 0xF1, 0x66, 0x0F, 0xBF, 0xC0, 0x67, 0x66, 1, 4,
+                0x8D, 0, 2, 0, 0, 0xBB, 0xF0, 0xFF, 0xFF, 0x87, 0x30, 1, 0xE8, 0x1F, 0, 0xFF, 0x16, 0, 3, 0xBB, 0x80,
+                0, 0xB8, 0x83, 0, 5, 0, 0x80, 0xA3, 0, 3, 0xFF, 0xD0, 0x59, 0xE3, 2, 0xE2, 0x9C, 0xBC, 2, 0, 0x52,
+                0x52, 0x58, 0x5B, 0xF4, 0x4A, 0x89, 0xE5, 3, 0x56, 0, 0xC3, 0xC8, 4, 0, 0, 0x89, 0x56, 0xFE, 0xC9, 0xD1,
+                0xCA, 0x83, 0xFA, 0x64, 0x72, 1, 0xC3, 0x83, 0xC2, 3, 0xC2, 0, 0,
+            ], [0xC300: [0x83, 0x80]], bits: 16)
+        #expect(registers[1] == 0)
+        #expect(registers[4] & 0xFFFF == 2)
+    }
+
+    @Test func branchesOf16BitCodeLeadAroundTheSegment() {
+        // mov cx,30; jmp FFF0; FFF0: add ax,cx; dec cx; jmp 8010   8010: jcxz +3; jmp FFF0; hlt
+        let registers = agree(
+            [0xB9, 30, 0, 0xE9, 0xEA, 0x7F],
+            [0xFFF0: [0x01, 0xC8, 0x49, 0xE9, 0x1A, 0x80], 0x8010: [0xE3, 3, 0xE9, 0xDB, 0x7F, 0xF4]], bits: 16)
+        #expect(registers[0] & 0xFFFF == 465)
     }
 }

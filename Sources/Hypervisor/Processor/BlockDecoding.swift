@@ -103,7 +103,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
     private func crossing(_ linear: UInt64, _ host: UnsafeMutableRawPointer, _ physical: UInt64) -> Block? {
         let room = 4096 - Int(truncatingIfNeeded: physical & 0xFFF)
         let key = self.pointee.mode_key
-        guard room < 15, Translation.width(key) != nil, let (next, behind) = try? fetchPage(advance(linear, room)),
+        guard room < 15, (Translation.width(key) ?? 0) > 2, let (next, behind) = try? fetchPage(advance(linear, room)),
             let behind
         else { return nil }
         let engine = engine

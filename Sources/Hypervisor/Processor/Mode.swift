@@ -167,6 +167,8 @@ public struct ModeKey: OptionSet {
     @inline(__always) static var userAccess: ModeKey { ModeKey(rawValue: 1 << 18) }
     /// VEX on vector registers: CR4.OSXSAVE, XCR0 with SSE and AVX, protected mode.
     @inline(__always) static var avx: ModeKey { ModeKey(rawValue: 1 << 19) }
+    /// Real or virtual-8086 mode, no segment shorter than 64 KiB.
+    @inline(__always) static var wholeSegments: ModeKey { ModeKey(rawValue: 1 << 20) }
     /// CPL 1 or 2.
     @inline(__always) static var middle: ModeKey { ModeKey(rawValue: 1 << 25) }
     /// CR4.SMAP: it needs that to.
@@ -224,6 +226,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
             key.rawValue = UInt32(pointee.code_size >> 1) | UInt32(pointee.stack_size >> 1) << 2
             if isFlat(Seg.ds), isFlat(Seg.es), isFlat(Seg.ss) { key.insert(.flatData) }
             if code.base == 0, code.limit == .max { key.insert(.flatCode) }
+            if !pointee.protected_mode, hasWholeSegments { key.insert(.wholeSegments) }
         }
         pointee.flat_data = key.contains(.flatData)
         if pointee.cpl == 3 { key.insert(.user) } else if pointee.cpl != 0 { key.insert(.middle) }
@@ -268,6 +271,18 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
         let user = ModeKey.userAccess.rawValue
         pointee.mode_key = pointee.mode_key & ~user | (mode == UInt8(APUS_TLB_SUPERVISOR_AC) ? user : 0)
         if pointee.mode_key & ModeKey.alignmentCheck.rawValue != 0 || hasDataBreakpoints { apus_select_watched(self) }
+    }
+
+    /// Whether all segments, each of which real mode may read and write, reach from 0 to 64 KiB at least.
+    private var hasWholeSegments: Bool {
+        for index in Seg.es...Seg.gs {
+            let segment = segment(index).pointee
+            // Expand-down data: what protected mode left behind.
+            if segment.limit < 0xFFFF || segment.access & (Access.code | Access.conforming) == Access.conforming {
+                return false
+            }
+        }
+        return true
     }
 
     /// Whether the segment is readable and writable data from 0 to 4 GiB.

@@ -81,7 +81,7 @@ struct Translation {
     var misses: [Miss] = []
     /// TLB set in use.
     var tlbMode: UInt8
-    /// Bytes of an instruction pointer, and of what is pushed: 8 or 4.
+    /// Bytes of an instruction pointer, and of what is pushed: 8, 4 or 2.
     private(set) var width: UInt8
     var slows: [Slow] = []
     var branches: [Branch] = []
@@ -100,6 +100,8 @@ struct Translation {
     var failures: [(jump: UnsafeMutablePointer<UInt8>, index: Int)] = []
     /// Jumps out of line to where instructions are given up, by number in `slows`.
     var joins: [(jump: UnsafeMutablePointer<UInt8>, slow: Int)] = []
+    /// Branches that left their segment; see `checkPointer`.
+    var overruns: [UnsafeMutablePointer<UInt8>] = []
     /// Jumps that wait for other blocks to be translated.
     var links: [(place: UnsafeMutablePointer<UInt8>, key: BlockKey, skip: Int)] = []
 
@@ -135,6 +137,7 @@ struct Translation {
         apart.removeAll(keepingCapacity: true)
         failures.removeAll(keepingCapacity: true)
         joins.removeAll(keepingCapacity: true)
+        overruns.removeAll(keepingCapacity: true)
         links.removeAll(keepingCapacity: true)
     }
 
@@ -149,9 +152,11 @@ struct Translation {
         return (key, UInt8(mode), StateOffset.tlbSet(UInt8(mode)))
     }
 
-    /// Bytes of an instruction pointer in a mode whose code is translated: 64-bit, or protected 32-bit with flat segments.
+    /// Bytes of an instruction pointer in a mode whose code is translated: 64-bit, protected 32-bit with flat segments, real
+    /// and virtual-8086.
     static func width(_ key: UInt32) -> UInt8? {
         if key & 3 == 3 { return 8 }
+        if key & 0xF == 1 | 1 << 2 { return key & ModeKey.wholeSegments.rawValue != 0 ? 2 : nil }
         let flat = ModeKey.protected.rawValue | ModeKey.flatCode.rawValue | ModeKey.flatData.rawValue
         return key & 0xF == 2 | 2 << 2 && key & flat == flat ? 4 : nil
     }
@@ -202,6 +207,7 @@ struct Translation {
         emitApart()
         emitMisses()
         emitStrays()
+        emitOverruns()
         emitSlow()
         if let trial {
             emitter.aim(trial.jump, emitter.at)

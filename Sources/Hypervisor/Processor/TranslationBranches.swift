@@ -12,10 +12,27 @@ extension Translation {
     mutating func stackPlace(_ low: Int32, _ bytes: UInt8, write: Bool, _ plan: NativePlan) -> HostPlace {
         if let place = shared(4, low, plan) { return place }
         clobberFlags(plan)
-        emitter.insn(0x8D, width, HostRegister.address, .memory(stack, low))
-        translateAddress(bytes, write: write)
+        loadStackAddress(low, bytes)
+        translateAddress(bytes, write: write, slot: stackSlot)
         return .memory(HostRegister.address, 0)
     }
+
+    /// The slot in front of the TLB for the stack.
+    var stackSlot: Int { width == 2 ? segmentSS << 2 : 4 }
+
+    /// The linear address of `bytes` bytes, `low` from the stack pointer, in r10; clobbers flags.
+    mutating func loadStackAddress(_ low: Int32, _ bytes: UInt8) {
+        emitter.insn(0x8D, max(4, width), HostRegister.address, .memory(stack, low))
+        guard width == 2 else { return }
+        truncate(HostRegister.address)
+        addRealSegment(UInt8(segmentSS), Int32(bytes), short: true)
+    }
+
+    /// Loads a word as wide as instruction pointers, zero-extended.
+    mutating func loadWord(_ register: UInt8, _ place: HostPlace) {
+        emitter.insn(width == 2 ? 0x1B7 : 0x8B, max(4, width), register, place)
+    }
+
     mutating func moveStack(_ bytes: Int32) { emitter.insn(0x8D, width, stack, .memory(stack, bytes)) }
 
     mutating func emitPush(_ insn: Insn, _ plan: NativePlan) {
@@ -23,7 +40,7 @@ extension Translation {
         let place = stackPlace(-bytes, width, write: true, plan)
         if plan.form == .pushImmediate {
             emitter.insn(0xC7, width, 0, place)
-            emitter.long(Int32(truncatingIfNeeded: insn.pointee.imm))
+            immediate(insn, width)
         } else {
             let source = guest(insn.pointee.rm, HostRegister.scratch)
             emitter.insn(0x89, width, source, place)
@@ -63,7 +80,11 @@ extension Translation {
 
     mutating func emitLeave(_ plan: NativePlan) {
         clobberFlags(plan)
-        emitter.insn(0x89, width, 5, .register(HostRegister.address))
+        emitter.insn(0x89, max(4, width), 5, .register(HostRegister.address))
+        if width == 2 {
+            truncate(HostRegister.address)
+            addRealSegment(UInt8(segmentSS), 2, short: true)
+        }
         translateAddress(width, write: false)
         emitter.insn(0x8D, width, stack, .memory(5, Int32(width)))
         emitter.insn(0x8B, width, 5, .memory(HostRegister.address, 0))
@@ -85,7 +106,7 @@ extension Translation {
     /// Pushes the address behind the instruction.
     mutating func pushReturn(_ insn: Insn, _ place: HostPlace) {
         emitter.load(HostRegister.scratch, .state(StateOffset.rip))
-        emitter.insn(0x8D, width, HostRegister.scratch, .memory(HostRegister.scratch, Int32(insn.pointee.next)))
+        emitter.insn(0x8D, max(4, width), HostRegister.scratch, .memory(HostRegister.scratch, Int32(insn.pointee.next)))
         emitter.insn(0x89, width, HostRegister.scratch, place)
         moveStack(-Int32(width))
     }
@@ -100,16 +121,19 @@ extension Translation {
         clobberFlags(plan)
         if insn.pointee.mem != 0 {
             let place = memory(insn, width, write: false, plan)
-            emitter.insn(0x8B, width, HostRegister.address, place)
+            loadWord(HostRegister.address, place)
         } else {
             let source = guest(insn.pointee.rm, HostRegister.address)
-            if source != HostRegister.address { emitter.insn(0x89, width, source, .register(HostRegister.address)) }
+            if source != HostRegister.address {
+                emitter.insn(0x89, max(4, width), source, .register(HostRegister.address))
+            }
+            if width == 2 { truncate(HostRegister.address) }
         }
     }
 
     /// Gives up unless r10 is canonical; 32 bits always lie within a flat segment's limit.
     mutating func checkTarget() {
-        if width == 4 { return }
+        if width != 8 { return }
         emitter.move(HostRegister.scratch, HostRegister.address)
         emitter.bytes(0x49, 0xC1, 0xE3, 16, 0x49, 0xC1, 0xFB, 16)  // shl r11, 16; sar r11, 16
         emitter.insn(0x39, 8, HostRegister.address, .register(HostRegister.scratch))
@@ -120,8 +144,8 @@ extension Translation {
         loadTarget(insn, plan)
         checkTarget()
         emitter.store(HostRegister.address, .state(StateOffset.target))
-        emitter.insn(0x8D, width, HostRegister.address, .memory(stack, -Int32(width)))
-        translateAddress(width, write: true)
+        loadStackAddress(-Int32(width), width)
+        translateAddress(width, write: true, slot: stackSlot)
         pushReturn(insn, .memory(HostRegister.address, 0))
         emitter.load(HostRegister.address, .state(StateOffset.target))
         emitter.store(HostRegister.address, .state(StateOffset.rip))
@@ -131,7 +155,7 @@ extension Translation {
     mutating func emitReturn(_ insn: Insn, _ plan: NativePlan, _ index: Int) {
         let place = stackPlace(0, width, write: false, plan)
         clobberFlags(plan)
-        emitter.insn(0x8B, width, HostRegister.address, place)
+        loadWord(HostRegister.address, place)
         leaveUnchecked(index + 1, stack: Int32(width) + Int32(insn.pointee.imm & 0xFFFF))
     }
 }

@@ -22,20 +22,21 @@ extension Translation {
             emitter.insn(0x81, 8, 0, .state(StateOffset.rip))
             emitter.long(Int32(truncatingIfNeeded: offset))
         }
+        if width == 2 { checkPointer(isBranch: offset != Int(block.pointee.bytes)) }
         let target = block.pointee.physical &+ UInt64(bitPattern: Int64(offset))
         // Every loop has a jump back, or to another page: that much is enough to look at the attention word.
         let skip = offset > 0 ? Translator.pollBytes : 0
         guard target &>> 12 == block.pointee.physical &>> 12 else {
-            emitter.insn(0x8B, width, HostRegister.address, .state(StateOffset.rip))
+            emitter.insn(0x8B, max(4, width), HostRegister.address, .state(StateOffset.rip))
             if width == 4 { emitter.store(HostRegister.address, .state(StateOffset.rip)) }
-            return Translator.emitDispatch(&emitter, exit: common.exit)
+            return dispatch()
         }
         if offset == 0, key == block.pointee.mode_key, block.pointee.second == 0 { return emitter.jump(to: code) }
         let place = emitter.jump()
         if let native = cpu.engine.pointee.blocks.find(target, key)?.pointee.native {
             emitter.aim(place, (native - common.executable).assumingMemoryBound(to: UInt8.self) + skip)
         } else {
-            emitter.aim(place, common.dispatch)
+            emitter.aim(place, width == 2 ? common.exit : common.dispatch)
         }
         // The other block may get another translation.
         links.append((place, BlockKey(physical: target, mode: key), skip))
@@ -44,12 +45,42 @@ extension Translation {
     /// Goes on at `rip`, which r10 holds; flags are saved.
     mutating func leaveIndirect(_ number: Int) {
         retire(number)
+        dispatch()
+    }
+
+    /// Goes on by the jump cache, which knows code by its linear address.
+    private mutating func dispatch() {
+        if width == 2 {
+            emitter.insn(0x03, 4, HostRegister.address, .state(StateOffset.segmentBase(UInt8(segmentCS))))
+        }
         Translator.emitDispatch(&emitter, exit: common.exit)
+    }
+
+    /// IP went beyond 64 KiB: a branch comes out at the segment's other end, which is in another page; whatever runs over the
+    /// end is the loop's to refuse.
+    private mutating func checkPointer(isBranch: Bool) {
+        emitter.insn(0xF7, 4, 0, .state(StateOffset.rip))
+        emitter.long(-0x10000)
+        guard isBranch else { return emitter.jump(if: 5, to: common.exit) }
+        overruns.append(emitter.jump(if: 5))
+    }
+
+    /// Emits the ways of branches over the segment's end.
+    mutating func emitOverruns() {
+        guard !overruns.isEmpty else { return }
+        for jump in overruns { emitter.aim(jump, emitter.at) }
+        loadWord(HostRegister.address, .state(StateOffset.rip))
+        emitter.store(HostRegister.address, .state(StateOffset.rip))
+        emitter.jump(to: common.exit)
     }
 
     /// The same before anything of the branch is done, with a target in r10 that may not be canonical: then the jump
     /// cache does not have it, and its handler raises the exception. `stack`: how far the stack pointer moves.
     mutating func leaveUnchecked(_ number: Int, stack: Int32) {
+        guard width == 8 else {
+            commit(number, stack)
+            return dispatch()
+        }
         let jump = Translator.emitSearch(&emitter)
         strays.append(Stray(jump: jump, index: index, number: number, stack: stack, isApart: isApart))
         slow.isNeeded = true

@@ -10,14 +10,19 @@ extension Translation {
 
     /// The operand's effective address in r10.
     mutating func loadAddress(_ insn: Insn) {
-        loadAddress(insn, into: HostRegister.address, insn.pointee.addr_size)
+        loadAddress(insn, into: HostRegister.address, max(4, insn.pointee.addr_size))
+        if insn.pointee.addr_size == 2 { truncate(HostRegister.address) }
     }
+
+    /// Leaves the lower 16 bits of a host register.
+    mutating func truncate(_ register: UInt8) { emitter.insn(0x1B7, 4, register, .register(register)) }
 
     /// Makes the effective address in r10 a linear one; clobbers flags. In 32-bit code, FS or GS must be writable and have
     /// no limit: else the handler looks.
-    mutating func addSegment(_ insn: Insn) {
-        guard insn.pointee.flat == 0 else { return }
+    mutating func addSegment(_ insn: Insn, _ size: UInt8) {
         let segment = insn.pointee.segment
+        if width == 2 { return addRealSegment(segment, Int32(size), short: insn.pointee.addr_size == 2) }
+        guard insn.pointee.flat == 0 else { return }
         if width == 4 {
             let scratch = HostRegister.scratch
             let flat = Access.present | Access.nonSystem | Access.writable
@@ -32,6 +37,23 @@ extension Translation {
             giveUp(if: 5)
         }
         emitter.insn(0x03, width, HostRegister.address, .state(StateOffset.segmentBase(segment)))
+    }
+
+    /// The same in real and virtual-8086 mode, where a segment may be longer than 64 KiB, but hardly ever is.
+    mutating func addRealSegment(_ segment: UInt8, _ size: Int32, short: Bool) {
+        let (address, scratch) = (HostRegister.address, HostRegister.scratch)
+        if short {
+            emitter.insn(0x81, 4, 7, .register(address))
+            emitter.long(0x10000 - size)
+        } else {
+            emitter.insn(0x89, 4, address, .register(scratch))
+            emitter.insn(0x81, 4, 0, .register(scratch))
+            emitter.long(size - 1)
+            giveUp(if: 2)
+            emitter.insn(0x3B, 4, scratch, .state(StateOffset.segmentLimit(segment)))
+        }
+        giveUp(if: 7)
+        emitter.insn(0x03, 4, address, .state(StateOffset.segmentBase(segment)))
     }
 
     /// LEA: the effective address in a register of the host.
@@ -179,6 +201,7 @@ extension Translation {
 
     /// Operands by the same register are likely to lie in the same page.
     func nearSlot(_ insn: Insn) -> Int {
+        if width == 2 { return Int(insn.pointee.segment & 7) << 2 | Int(insn.pointee.base & 3) }
         if insn.pointee.flat == 0 { return 24 + Int(insn.pointee.segment & 1) }
         switch insn.pointee.base {
         case UInt8(APUS_RIP):
@@ -198,7 +221,7 @@ extension Translation {
         if let place = shared(insn.pointee.base, insn.pointee.disp, plan) { return place }
         clobberFlags(plan)
         loadAddress(insn)
-        addSegment(insn)
+        addSegment(insn, size)
         translateAddress(size, write: write, aligned: aligned, slot: nearSlot(insn))
         return .memory(HostRegister.address, 0)
     }

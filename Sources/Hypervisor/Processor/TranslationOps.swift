@@ -146,7 +146,7 @@ extension Translation {
             : guest(insn.pointee.reg, HostRegister.scratch)
         if plan.opcode == 0x69 {
             emitter.insn(0x69, size, target, place)
-            emitter.long(Int32(truncatingIfNeeded: insn.pointee.imm))
+            immediate(insn, size)
         } else {
             emitter.insn(plan.opcode, size, target, place, byteSource: from == 1, prefix: prefix(insn))
         }
@@ -200,7 +200,7 @@ extension Translation {
         if insn.pointee.mem == 0, writes, !isInPlace { giveBack(insn.pointee.rm, target) }
     }
 
-    private mutating func immediate(_ insn: Insn, _ size: UInt8) {
+    mutating func immediate(_ insn: Insn, _ size: UInt8) {
         switch size {
         case 1: emitter.byte(UInt8(truncatingIfNeeded: insn.pointee.imm))
         case 2:
@@ -213,6 +213,12 @@ extension Translation {
     private mutating func emitLoadAddress(_ insn: Insn) {
         let reg = insn.pointee.reg
         let size = min(insn.pointee.op_size, insn.pointee.addr_size)
+        if width == 2 {
+            loadAddress(insn, into: HostRegister.address, 4)
+            if insn.pointee.addr_size == 2 { truncate(HostRegister.address) }
+            let target = pinned(reg) ?? HostRegister.scratch
+            return emitter.insn(0x89, insn.pointee.op_size, HostRegister.address, .register(target))
+        }
         if let target = pinned(reg) { return loadAddress(insn, into: target, size) }
         loadAddress(insn, into: HostRegister.address, size)
         emitter.store(HostRegister.address, .state(Int32(reg) * 8))
@@ -244,7 +250,7 @@ extension Translation {
         let size = insn.pointee.op_size
         clobberFlags(plan)
         emitter.loadConstant(HostRegister.address, insn.pointee.imm)
-        addSegment(insn)
+        addSegment(insn, size)
         translateAddress(size, write: plan.opcode & 2 == 0, slot: nearSlot(insn))
         emitter.insn(plan.opcode, size, 0, .memory(HostRegister.address, 0))
     }

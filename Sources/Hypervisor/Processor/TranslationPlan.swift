@@ -88,7 +88,7 @@ struct NativePlan {
         default: break
         }
         if let plan = system(insn, mode: mode) { return plan }
-        let width: UInt8 = mode & 3 == 3 ? 8 : 4
+        let width: UInt8 = 1 << UInt8(mode & 3)
         if insn.pointee.prefixes & UInt8(APUS_PREFIX_LOCK) != 0 {
             return locked(of(insn, isLocked: true, width: width))
         }
@@ -97,7 +97,7 @@ struct NativePlan {
 
     /// Whether translated code finds the memory operand, if there is one.
     private static func isReachable(_ insn: Insn, mode: UInt32) -> Bool {
-        if insn.pointee.mem == 0 { return true }
+        if insn.pointee.mem == 0 || mode & 3 == 1 { return true }
         guard insn.pointee.addr_size >= 4 else { return false }
         return mode & 3 == 3 || insn.pointee.flat != 0 || insn.pointee.segment >= UInt8(segmentFS)
             || insn.pointee.opcode == 0x8D
@@ -168,25 +168,27 @@ struct NativePlan {
             let isLoad = opcode & 2 != 0 && insn.pointee.mem != 0
             return .plain(isLoad ? .load : .store, 0x88 | (isLoad ? 2 : 0) | isByte)
         case 0xA0...0xA3:
-            let isReachable = insn.pointee.flat != 0 || insn.pointee.segment >= UInt8(segmentFS)
+            let isReachable = width == 2 || insn.pointee.flat != 0 || insn.pointee.segment >= UInt8(segmentFS)
             return isReachable ? .plain(.moveOffset, opcode < 0xA2 ? 0x8A | isByte : 0x88 | isByte) : NativePlan()
         case 0xA8, 0xA9: return .flags(.single, 0xF6 | isByte)
         case 0xB0...0xBF: return .plain(.moveImmediate)
         case 0xC6, 0xC7: return insn.pointee.mem != 0 ? .plain(.single, 0xC6 | isByte) : .plain(.moveImmediate)
         case 0x40...0x4F:
             return .flags(.single, 0xFF, writes: allFlags & ~1, extensionCode: opcode < 0x48 ? 0 : 1)
-        case 0x8D: return size >= 4 && insn.pointee.addr_size >= 4 ? .plain(.loadAddress) : NativePlan()
+        case 0x8D:
+            return size >= 4 && insn.pointee.addr_size >= 4 || width == 2 ? .plain(.loadAddress) : NativePlan()
         case 0x63: return size == 8 ? .plain(.load, 0x63) : NativePlan()
-        case 0x69, 0x6B: return size >= 4 ? .flags(.load, 0x69) : NativePlan()
+        case 0x69, 0x6B: return size >= 4 || width == 2 ? .flags(.load, 0x69) : NativePlan()
         case 0x98, 0x99: return .plain(.convert, opcode)
         case 0x86 where insn.pointee.mem != 0, 0x87 where insn.pointee.mem != 0:
             return .plain(.exchangeMemory, 0x86 | isByte)
         case 0x91...0x97, 0x87:
-            return insn.pointee.mem == 0 && size >= 4 ? .plain(.exchange, 0x87) : NativePlan()
+            return insn.pointee.mem == 0 && (size >= 4 || width == 2) ? .plain(.exchange, 0x87) : NativePlan()
         case 0xC0, 0xC1, 0xD0...0xD3: return shift(insn, which)
         case 0xF6 where which >= 6, 0xF7 where which >= 6:
-            return size >= 4 ? .flags(.divide, 0xF7, writes: 0, extensionCode: UInt8(which)) : NativePlan()
-        case 0xF6, 0xF7: return group3(which, size)
+            let isWide = size >= 4 || size == 2 && width == 2
+            return isWide ? .flags(.divide, 0xF7, writes: 0, extensionCode: UInt8(which)) : NativePlan()
+        case 0xF6, 0xF7: return group3(which, size, width)
         case 0xFE where which < 2: return .flags(.single, 0xFE, writes: allFlags & ~1, extensionCode: UInt8(which))
         default: return transfer(insn, which, width)
         }
@@ -202,13 +204,14 @@ struct NativePlan {
         return .flags(.single, 0xC0 | isByte, writes: which < 2 ? 0x801 : allFlags, extensionCode: code)
     }
 
-    private static func group3(_ which: UInt16, _ size: UInt8) -> NativePlan {
+    private static func group3(_ which: UInt16, _ size: UInt8, _ width: UInt8) -> NativePlan {
         let opcode: UInt16 = size == 1 ? 0xF6 : 0xF7
         switch which {
         case 0, 1: return .flags(.single, opcode)
         case 2: return .plain(.single, opcode).extended(2)
         case 3: return .flags(.single, opcode, extensionCode: 3)
-        case 4, 5: return size >= 4 ? .flags(.single, opcode, extensionCode: UInt8(which)) : NativePlan()
+        case 4, 5:
+            return size >= 4 || width == 2 ? .flags(.single, opcode, extensionCode: UInt8(which)) : NativePlan()
         default: return NativePlan()
         }
     }
@@ -238,7 +241,7 @@ struct NativePlan {
         case 0x68, 0x6A: return .plain(.pushImmediate)
         case 0xC9: return .plain(.leave)
         case 0x70...0x7F: return .plain(.jumpIf, reads: condition(insn))
-        case 0xE2, 0xE3: return insn.pointee.addr_size >= 4 ? .plain(.loop) : NativePlan()
+        case 0xE2, 0xE3: return .plain(.loop)
         case 0xE8: return .plain(.call)
         case 0xE9, 0xEB: return .plain(.jump)
         case 0xC2, 0xC3: return .plain(.callReturn, reads: allFlags)
@@ -275,8 +278,9 @@ struct NativePlan {
         case 0x140...0x14F: return .plain(.load, opcode, reads: condition(insn))
         case 0x180...0x18F: return size == width ? .plain(.jumpIf, reads: condition(insn)) : NativePlan()
         case 0x190...0x19F: return .plain(.setIf, opcode, reads: condition(insn))
-        case 0x1AF: return size >= 4 ? .flags(.load, opcode) : NativePlan()
-        case 0x1B6, 0x1B7, 0x1BE, 0x1BF: return size >= 4 ? .plain(.load, opcode) : NativePlan()
+        case 0x1AF: return size >= 4 || width == 2 ? .flags(.load, opcode) : NativePlan()
+        case 0x1B6, 0x1B7, 0x1BE, 0x1BF:
+            return size >= 4 || width == 2 ? .plain(.load, opcode) : NativePlan()
         case 0x1C8...0x1CF: return size >= 4 ? .plain(.byteSwap) : NativePlan()
         case 0x1A3, 0x1AB, 0x1B3, 0x1BB:
             return isMemory || size < 4 ? NativePlan() : .flags(.store, opcode, writes: 1)

@@ -12,7 +12,8 @@ extension NativePlan {
         switch insn.pointee.opcode {
         case 0xFA where isSupervisor: return .plain(.clearInterrupts)
         case 0xFB where isSupervisor: return .plain(.setInterrupts)
-        case 0x9C where insn.pointee.op_size == (mode & 3 == 3 ? 8 : 4): return .plain(.pushFlags, reads: allFlags)
+        case 0x9C where mode & 3 >= 2 && insn.pointee.op_size == 1 << UInt8(mode & 3):
+            return .plain(.pushFlags, reads: allFlags)
         case 0x131: return .plain(.timeStamp)
         case 0x101 where insn.pointee.mem == 0: return group7(insn.pointee.modrm, isSupervisor)
         case 0x1A3 where hasMemoryBits(insn, locked: false), 0x1AB where hasMemoryBits(insn, locked: true),
@@ -64,7 +65,7 @@ extension Translation {
         case .pushFlags: emitPushFlags(plan)
         case .pushMemory:
             let place = memory(insn, width, write: false, plan)
-            emitter.insn(0x8B, width, address, place)
+            loadWord(address, place)
             pushValue()
         default: emitBitMemory(insn, plan)
         }
@@ -73,8 +74,8 @@ extension Translation {
     /// Pushes r10; the host's flags are clobbered already.
     private mutating func pushValue() {
         emitter.store(address, .state(StateOffset.target))
-        emitter.insn(0x8D, width, address, .memory(HostRegister.stack, -Int32(width)))
-        translateAddress(width, write: true)
+        loadStackAddress(-Int32(width), width)
+        translateAddress(width, write: true, slot: stackSlot)
         emitter.load(scratch, .state(StateOffset.target))
         emitter.insn(0x89, width, scratch, .memory(address, 0))
         moveStack(-Int32(width))
@@ -145,8 +146,9 @@ extension Translation {
         emitter.byte(3)
         emitter.insn(0x81, 8, 4, .register(scratch))
         emitter.long(-Int32(size))
-        emitter.insn(0x01, insn.pointee.addr_size, scratch, .register(address))
-        addSegment(insn)
+        emitter.insn(0x01, max(4, insn.pointee.addr_size), scratch, .register(address))
+        if insn.pointee.addr_size == 2 { truncate(address) }
+        addSegment(insn, size)
         translateAddress(size, write: plan.opcode != 0x1A3, slot: nearSlot(insn))
         emitter.insn(0x8B, 4, scratch, number)
         emitter.insn(0x83, 4, 4, .register(scratch))

@@ -104,7 +104,7 @@ extension Translation {
     private mutating func noteX87Block() {
         emitter.load(HostRegister.scratch, .state(StateOffset.rip))
         emitter.store(HostRegister.scratch, .state(StateOffset.x87Block))
-        if width == 4 { noteSelector(UInt8(segmentCS), StateOffset.x87Block) }
+        if width != 8 { noteSelector(UInt8(segmentCS), StateOffset.x87Block) }
     }
 
     /// Outside 64-bit mode pointers have selectors. SDM vol. 1 §8.1.8.
@@ -116,7 +116,7 @@ extension Translation {
     /// Notes the effective address in r10.
     private mutating func noteX87Data(_ insn: Insn) {
         emitter.store(HostRegister.address, .state(StateOffset.x87Data))
-        if width == 4 { noteSelector(insn.pointee.segment, StateOffset.x87Data) }
+        if width != 8 { noteSelector(insn.pointee.segment, StateOffset.x87Data) }
     }
 
     /// The registers were loaded anew in the middle of the block, and FIP points into it: notes it in the block's way.
@@ -159,7 +159,7 @@ extension Translation {
         clobberFlags(plan)
         loadAddress(insn)
         if !isControl { noteX87Data(insn) }
-        addSegment(insn)
+        addSegment(insn, bytes)
         translateAddress(bytes, write: !isLoad, slot: nearSlot(insn))
         if isControl, isLoad { checkControlWord() }
         if !isControl { noteX87(insn) }

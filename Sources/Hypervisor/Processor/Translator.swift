@@ -1,6 +1,6 @@
-// Hot blocks of 64- and 32-bit code as native code: the code cache, how blocks are entered, linked and left.
+// Hot blocks as native code: the code cache, how blocks are entered, linked and left.
 // Source: our own design; which instructions become what is in Translation*.swift.
-// Modelled: everything; what has no native form here is run by its handler. Not modelled: 16-bit code.
+// Modelled: everything; what has no native form here is run by its handler. Not modelled: protected 16-bit code.
 // Quirks: the guest's RSP is in r9; its r9, r10 and r11 stay in the vCPU; RSP is the vCPU; flags between blocks in memory.
 
 internal import CProcessor
