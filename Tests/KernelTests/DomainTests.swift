@@ -118,6 +118,21 @@ private final class Bench {
         #expect(seen == [0xB8000, 0xA0000, 0xA0004, 0xA0000])
     }
 
+    @Test("IDE's registers are written without waiting, its bus masters' wherever they are; reads wait")
+    func postedPorts() throws {
+        let bench = try Bench()
+        bench.bus.writePort(0xCF8, size: 4, value: 0x8000_0920)
+        bench.bus.writePort(0xCFC, size: 4, value: 0xC001)
+        bench.bus.writePort(0x1F2, size: 1, value: 8)
+        bench.bus.writePort(0xC004, size: 4, value: 0x1234_5678)
+        bench.bus.writePort(0xC000, size: 1, value: 9)
+        #expect(bench.bus.readPort(0x1F7, size: 1) == 0x5A)
+        let seen = bench.requests.all.withLock { $0 }
+        #expect(seen.map(\.address) == [9 << 32 | 0x20, 0x1F2, 0xC004, 0xC000, 0x1F7])
+        #expect(seen[2] == Request(.port, address: 0xC004, size: 4, isRead: false, data: 0x1234_5678))
+        #expect(bench.domain.vcpus[0].counters[.posted] == 3)
+    }
+
     @Test("String output is one request, downwards from its highest element")
     func strings() throws {
         let bench = try Bench()

@@ -34,6 +34,8 @@ final class Domain: @unchecked Sendable {
     let pmBase = Atomic<UInt32>(0)
     /// PIRQRCA-D of the PIIX3, registers 0x60 to 0x63 at 00:01.0; bit 7 of each: not routed.
     let pirqRoutes = Atomic<UInt32>(0x8080_8080)
+    /// Where the IDE channels' bus masters are; nowhere if 0.
+    let busMasterBase = Atomic<UInt32>(0)
     private(set) var vcpus: [VCPU] = []
     /// Made with the vCPUs, which use it first.
     private(set) lazy var xen = makeXen()

@@ -11,7 +11,7 @@ internal import Synchronization
 
 final class VCPUBus: GuestBus {
     private let index: Int
-    private unowned let domain: Domain
+    unowned let domain: Domain
     private let chipset: Chipset
     private let client: IoreqClient
     private let memory: Memory
@@ -34,7 +34,7 @@ final class VCPUBus: GuestBus {
         localWindow = chipset.localWindow(vcpu: index)
     }
 
-    private func width(_ size: Int) -> Width { Width(rawValue: size) ?? .byte }
+    func width(_ size: Int) -> Width { Width(rawValue: size) ?? .byte }
 
     /// Hands an access to the device model; what it asked for meanwhile is done before the guest goes on.
     private func submit(_ request: Request) -> UInt64 {
@@ -87,43 +87,23 @@ final class VCPUBus: GuestBus {
             guard let address = configAddress(port) else { return }
             notePMBase(address, size: size, value: value)
             notePIRQRoute(address, size: size, value: value)
+            noteBusMasterBase(address, size: size, value: value)
             _ = submit(Request(.pciConfig, address: address, size: size, isRead: false, data: UInt64(value)))
         default:
-            _ = submit(Request(.port, address: UInt64(port), size: size, isRead: false, data: UInt64(value)))
+            let request = Request(.port, address: UInt64(port), size: size, isRead: false, data: UInt64(value))
+            if isPosted(port) { post(request) } else { _ = submit(request) }
         }
     }
 
-    /// The PM timer lies at PMBASE + 8 (82371AB §7.2); the rest of that block is the device model's.
-    private func pmTimerOffset(_ port: UInt16) -> UInt16? {
-        let base = domain.pmBase.load(ordering: .relaxed)
-        guard base != 0 else { return nil }
-        let offset = port &- UInt16(truncatingIfNeeded: base) &- 8
-        return offset < 4 ? offset : nil
-    }
-
-    /// Follows writes to PMBASE (82371AB §7.1.13: bits 15:6).
-    private func notePMBase(_ address: UInt64, size: Int, value: UInt32) {
-        guard address >> 32 == 0x0B, address & 0xFC == 0x40 else { return }
-        let shift = UInt32(address & 3) * 8
-        let mask = UInt32(truncatingIfNeeded: width(size).ones << UInt64(shift)) & 0xFFC0
-        let old = domain.pmBase.load(ordering: .relaxed)
-        domain.pmBase.store(old & ~mask | (value << shift) & mask, ordering: .relaxed)
-    }
-
-    /// Follows writes to PIRQRCA-D, by which a callback through a PCI pin finds its ISA interrupt.
-    private func notePIRQRoute(_ address: UInt64, size: Int, value: UInt32) {
-        guard address >> 32 == 0x08, address & 0xFC == 0x60 else { return }
-        let shift = UInt32(address & 3) * 8
-        let mask = UInt32(truncatingIfNeeded: width(size).ones << UInt64(shift))
-        let old = domain.pirqRoutes.load(ordering: .relaxed)
-        domain.pirqRoutes.store(old & ~mask | (value << shift) & mask, ordering: .relaxed)
-    }
-
-    /// SBDF << 32 | register, as Xen's IOREQ_TYPE_PCI_CONFIG has it; nil while the latch is not enabled.
-    private func configAddress(_ port: UInt16) -> UInt64? {
-        let latch = domain.configAddress.load(ordering: .relaxed)
-        guard latch >> 31 != 0 else { return nil }
-        return (UInt64(latch & 0xFF_FF00) >> 8) << 32 | UInt64(latch & 0xFC) + UInt64(port & 3)
+    /// Registers of the IDE channels whose writes need no answer: what a drive does about them shows in its status and its
+    /// interrupt only, and a read of the first waits behind them. The data ports are none of them.
+    private func isPosted(_ port: UInt16) -> Bool {
+        switch port {
+        case 0x1F1...0x1F7, 0x171...0x177, 0x3F6, 0x376: return true
+        default:
+            let base = domain.busMasterBase.load(ordering: .relaxed)
+            return base != 0 && port &- UInt16(truncatingIfNeeded: base) < 16
+        }
     }
 
     func transferPort(_ port: UInt16, size: Int, count: Int, address: UInt64, isRead: Bool, descending: Bool) {
@@ -202,7 +182,11 @@ final class VCPUBus: GuestBus {
             post(address, size: 4, value: value & 0xFFFF_FFFF)
             return post(address &+ 4, size: 4, value: value >> 32)
         }
-        let request = Request(.memory, address: address, size: size, isRead: false, data: value)
+        post(Request(.memory, address: address, size: size, isRead: false, data: value))
+    }
+
+    /// Does not wait, unless the ring is full.
+    private func post(_ request: Request) {
         guard domain.post(request) else {
             _ = submit(request)
             return
