@@ -38,6 +38,25 @@ extension Guests {
             #expect(words.count > 11 && (Int(words[10]) ?? 0) > 20_000 && (Int(words[11]) ?? 0) > 8000, "\(row ?? "")")
         }
 
+        @Test("A port of the host's that is taken is one clear error, at start and while the guest runs")
+        func takenPort() throws {
+            let host = try HostNamespace()
+            let (domain, console) = try host.bootPVH("net-first", vif: "'hostfwd=tcp::8085-:80'")
+            let error = #expect(throws: Domain.Failure.self) {
+                try host.start("net-second", type: "pvh", vif: "'hostfwd=tcp::8085-:80'")
+            }
+            let lines = (error?.description ?? "").split(separator: "\n").filter { $0.contains("8085") }
+            #expect(lines.count == 1, "\(error?.description ?? "")")
+            #expect(lines.first?.contains("vif 0: cannot forward tcp::8085-:80: Address already in use") == true)
+            let attached = try Site.xl("network-attach", domain.name, "hostfwd=tcp::8085-:81")
+            #expect(attached.status == 1 && attached.error.contains("8085-:81: Address already in use"), "\(attached)")
+            #expect(try !console.run("ls /sys/class/net").contains("eth1"))
+            // The next one is none the worse for it.
+            let next = try Site.xl("network-attach", domain.name, "hostfwd=tcp::8086-:81")
+            #expect(next.status == 0, "\(next.error)")
+            #expect(try console.run("ls /sys/class/net").contains("eth1"))
+        }
+
         @Test("Interfaces come and go while the guest runs")
         func attaching() throws {
             let host = try HostNamespace()

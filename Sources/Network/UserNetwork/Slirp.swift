@@ -66,12 +66,16 @@ internal import Host
         unsafe slirp_input(slirp, frame, Int32(frame.count))
     }
 
-    /// Connections to the host's address go to the guest.
-    func forward(_ rule: HostForward) -> Bool {
-        guard let slirp = unsafe slirp else { return false }
+    /// Connections to a port of the host's go to the guest, as the text says (`HostForward`). Fails with EINVAL if it says
+    /// nothing, or as bind(2) does.
+    func forward(_ text: String) throws(HostFailure) {
+        guard let slirp = unsafe slirp, let rule = HostForward(text) else {
+            throw HostFailure("forward", text, code: EINVAL)
+        }
         let (host, guest) = (in_addr(s_addr: rule.hostAddress.bigEndian), in_addr(s_addr: rule.guestAddress.bigEndian))
-        return unsafe slirp_add_hostfwd(
-            slirp, rule.isUDP ? 1 : 0, host, Int32(rule.hostPort), guest, Int32(rule.guestPort)) == 0
+        let status = unsafe slirp_add_hostfwd(
+            slirp, rule.isUDP ? 1 : 0, host, Int32(rule.hostPort), guest, Int32(rule.guestPort))
+        guard status == 0 else { throw HostFailure("forward", text, code: errno) }
     }
 
     // MARK: waiting

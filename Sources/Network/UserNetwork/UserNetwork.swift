@@ -123,7 +123,15 @@ public final class UserNetwork {
         }
     }
 
-    /// Takes an interface from the monitor; false once that is gone.
+    /// Why ports cannot be forwarded: nothing if all are.
+    private func forward(_ ports: [String], by slirp: Slirp) -> [String] {
+        ports.compactMap { port in
+            do throws(HostFailure) { try slirp.forward(port) } catch { return "\(error)" }
+            return nil
+        }
+    }
+
+    /// Takes an interface from the monitor, which hears why its ports cannot be forwarded; false once that is gone.
     private func hear() -> Bool {
         guard let (message, descriptors) = try? monitor.receive() else { return false }
         guard let interface = try? JSONDecoder().decode(UserInterface.self, from: Data(message)), !descriptors.isEmpty
@@ -138,12 +146,9 @@ public final class UserNetwork {
             for port in network.ports { send(frame, to: port) }
         }
         slirp.onComplaint = { [log] in log("vif \(interface.number): \($0)") }
-        for text in interface.forwards {
-            if let rule = HostForward(text), slirp.forward(rule) { continue }
-            log("vif \(interface.number): cannot forward \(text): is the port taken?")
-        }
-        networks.append(network)
-        return true
+        let refusals = forward(interface.forwards, by: slirp)
+        if refusals.isEmpty { networks.append(network) }
+        return (try? monitor.send([UInt8](JSONEncoder().encode(refusals)))) != nil
     }
 }
 

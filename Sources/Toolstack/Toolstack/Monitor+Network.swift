@@ -42,10 +42,21 @@ extension Monitor {
         let message = UserInterface(
             number: interface.number, hostName: record.name, forwards: interface.hostForwards,
             bootFile: interface.bootFile)
-        try openUserNetworks().send(
-            [UInt8](try JSONEncoder().encode(message)),
-            descriptors: [card?.1.number, driver?.1.number].compactMap { $0 })
+        try ask(message, [card?.1.number, driver?.1.number].compactMap { $0 })
         return (card?.0, driver?.0)
+    }
+
+    /// Has the process of user networks take an interface, which it refuses if a port of the host's is taken.
+    private func ask(_ interface: UserInterface, _ descriptors: [Int32]) throws {
+        let networks = try openUserNetworks()
+        try networks.send([UInt8](try JSONEncoder().encode(interface)), descriptors: descriptors)
+        guard let answer = try networks.receive() else {
+            throw ToolstackError("the process of user networks has ended; its log is \(directory.log(of: "network"))")
+        }
+        let refusals = try JSONDecoder().decode([String].self, from: Data(answer.message))
+        guard refusals.isEmpty else {
+            throw ToolstackError("vif \(interface.number): \(refusals.joined(separator: "; "))")
+        }
     }
 
     /// The way to the process of user networks, which is started with the first of them.
