@@ -2,7 +2,7 @@
 SWIFT_BUILD = swift build -c release
 export SWIFT_BACKTRACE = enable=no
 
-.PHONY: all build build-tests test unit-test domain-test test-debian fuzz soak check format demo bench bench-cpu bench-disk bench-engine
+.PHONY: all build build-tests test unit-test domain-test test-debian test-install fuzz soak check format demo bench bench-cpu bench-disk bench-engine
 .PHONY: bench-domains bench-ioreq bench-net clean
 
 all: build
@@ -42,6 +42,12 @@ test-debian: build build-tests
 	@scripts/install-packages demo debian
 	@scripts/guests debian
 	APUS_DEBIAN=1 swift test --skip-build --filter DebianTests
+
+# A Debian that installs itself from the machine's mirror onto an emulated disk. Ten minutes; needs root and the network.
+test-install: build build-tests
+	@scripts/install-packages demo debian
+	@scripts/guests netinst
+	APUS_INSTALL=1 swift test --skip-build --filter InstallTests
 
 # Devices and back ends under guests that do anything, APUS_FUZZ_SECONDS each (ten of them).
 fuzz: build-tests

@@ -23,22 +23,25 @@ struct GlyphReader {
         self.characters = characters
     }
 
-    /// The screen's text, a line for each row of cells; what is no letter becomes a space.
-    func text(of pixels: [UInt32], width: Int, height: Int) -> String {
+    /// The screen's text, a line for each row of cells; what is no letter of the font becomes a space, and is counted.
+    func text(of pixels: [UInt32], width: Int, height: Int) -> (text: String, unknown: Int) {
         let cell = width == 720 ? 9 : 8
         var lines: [String] = []
+        var unknown = 0
         for top in stride(from: 0, through: height - 16, by: 16) {
             var line = ""
             for left in stride(from: 0, through: width - cell, by: cell) {
-                line.append(character(at: left, top, pixels, width))
+                let character = character(at: left, top, pixels, width)
+                if character == nil { unknown += 1 }
+                line.append(character ?? " ")
             }
             while line.last == " " { line.removeLast() }
             lines.append(line)
         }
-        return lines.joined(separator: "\n")
+        return (lines.joined(separator: "\n"), unknown)
     }
 
-    private func character(at left: Int, _ top: Int, _ pixels: [UInt32], _ width: Int) -> Character {
+    private func character(at left: Int, _ top: Int, _ pixels: [UInt32], _ width: Int) -> Character? {
         let first = pixels[top * width + left]
         var glyph = [UInt8](repeating: 0, count: 16)
         for row in 0..<16 {
@@ -47,6 +50,6 @@ struct GlyphReader {
             }
         }
         // The first pixel may be paper or ink.
-        return characters[glyph] ?? characters[glyph.map { ~$0 }] ?? " "
+        return characters[glyph] ?? characters[glyph.map { ~$0 }]
     }
 }
