@@ -1,6 +1,6 @@
-// Far jumps, calls and returns, call gates, software interrupts and IRET in every mode.
-// Source: Intel SDM vol. 2 (JMP, CALL, RET, INT n, IRET), vol. 3 §5.8, §21.2 (virtual-8086).
-// Modelled: all checks and stack switches, returns to virtual-8086 mode, task gates; not modelled: VME, CET.
+// Far jumps and calls, call gates, and the handlers of all far transfers.
+// Source: Intel SDM vol. 2 (JMP, CALL, RET, INT n, IRET), vol. 3 §5.8.
+// Modelled: all checks and stack switches, task gates; not modelled: CET. The way back is in FarReturns.swift.
 // Every function throws before it changes a register.
 
 internal import CProcessor
@@ -38,7 +38,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
             let (target, code, entry) = try openCallGate(selector, descriptor)
             try jumpToCode(target & 0xFFFC, code, entry)
         case 5 where !pointee.long_mode:
-            try present(selector, descriptor)
+            try requirePresent(selector, descriptor)
             try switchTask(descriptor.gateSelector, cause: .jump, returnTo: next)
         case 1 where !pointee.long_mode, 9 where !pointee.long_mode:
             try switchTask(selector, cause: .jump, returnTo: next)
@@ -72,7 +72,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
         switch descriptor.type {
         case 4 where !pointee.long_mode, 12: try callGate(selector, descriptor, next: next)
         case 5 where !pointee.long_mode:
-            try present(selector, descriptor)
+            try requirePresent(selector, descriptor)
             try switchTask(descriptor.gateSelector, cause: .call, returnTo: next)
         case 1 where !pointee.long_mode, 9 where !pointee.long_mode:
             try switchTask(selector, cause: .call, returnTo: next)
@@ -80,7 +80,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
         }
     }
 
-    private func jumpReal(_ selector: UInt16, _ offset: UInt64) throws(Fault) {
+    func jumpReal(_ selector: UInt16, _ offset: UInt64) throws(Fault) {
         guard offset <= UInt64(isVirtual8086 ? 0xFFFF : segment(Seg.cs).pointee.limit) else {
             throw raise(Vector.generalProtection, error: 0)
         }
@@ -90,12 +90,12 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
     }
 
     /// The descriptor a far jump or call names.
-    private func targetDescriptor(_ selector: UInt16) throws(Fault) -> Descriptor {
+    func targetDescriptor(_ selector: UInt16) throws(Fault) -> Descriptor {
         guard selector & 0xFFFC != 0 else { throw raise(Vector.generalProtection, error: 0) }
         return try readDescriptor(selector)
     }
 
-    private func present(_ selector: UInt16, _ descriptor: Descriptor) throws(Fault) {
+    func requirePresent(_ selector: UInt16, _ descriptor: Descriptor) throws(Fault) {
         guard descriptor.isPresent else { throw raise(Vector.notPresent, error: UInt32(selector & 0xFFFC)) }
     }
 
@@ -106,13 +106,13 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
     }
 
     /// The checks of a jump or call that keeps the privilege level.
-    private func checkSamePrivilege(_ selector: UInt16, _ descriptor: Descriptor) throws(Fault) {
+    func checkSamePrivilege(_ selector: UInt16, _ descriptor: Descriptor) throws(Fault) {
         try checkCodeType(descriptor, selector)
         let allowed =
             descriptor.isConforming
             ? descriptor.dpl <= privilege : UInt8(selector & 3) <= privilege && descriptor.dpl == privilege
         guard allowed else { throw raise(Vector.generalProtection, error: UInt32(selector & 0xFFFC)) }
-        try present(selector, descriptor)
+        try requirePresent(selector, descriptor)
     }
 
     private func jumpToCode(_ selector: UInt16, _ descriptor: Descriptor, _ offset: UInt64) throws(Fault) {
@@ -123,7 +123,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
         finish(selector, descriptor, cpl: pointee.cpl, rip: offset)
     }
 
-    private func finish(_ selector: UInt16, _ descriptor: Descriptor, cpl: UInt8, rip: UInt64) {
+    func finish(_ selector: UInt16, _ descriptor: Descriptor, cpl: UInt8, rip: UInt64) {
         setCode(selector, descriptor, cpl: cpl)
         pointee.rip = rip
         updateMode()
@@ -134,7 +134,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
         _ selector: UInt16, _ gate: Descriptor
     ) throws(Fault) -> (selector: UInt16, code: Descriptor, entry: UInt64) {
         var gate = gate
-        try present(selector, gate)
+        try requirePresent(selector, gate)
         if pointee.long_mode { try readHigh(selector, &gate) }
         let target = gate.gateSelector
         guard target & 0xFFFC != 0 else { throw raise(Vector.generalProtection, error: 0) }
@@ -142,7 +142,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
         guard code.isCode, code.dpl <= pointee.cpl, !pointee.long_mode || (code.isLong && !code.isBig) else {
             throw raise(Vector.generalProtection, error: UInt32(target & 0xFFFC))
         }
-        try present(target, code)
+        try requirePresent(target, code)
         try markAccessed(target, &code)
         let entry = gate.type == 4 ? gate.gateOffset & 0xFFFF : gate.gateOffset
         try checkTarget(entry, code)
@@ -189,169 +189,6 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
         try stack.push(next, size: size)
         stack.commit()
         finish(target, code, cpl: cpl, rip: entry)
-    }
-}
-
-// MARK: - Returns
-
-extension UnsafeMutablePointer where Pointee == apus_vcpu {
-    /// Far RET that drops `bytes` of parameters.
-    func returnFar(size: UInt8, dropping bytes: UInt64) throws(Fault) {
-        var stack = Stack(current: self)
-        let offset = try stack.pop(size: size)
-        let selector = UInt16(truncatingIfNeeded: try stack.pop(size: size))
-        guard pointee.protected_mode else {
-            try jumpReal(selector, offset)
-            stack.skip(bytes)
-            stack.commitPointer()
-            return
-        }
-        var code = try returnDescriptor(selector, offset)
-        let cpl = isParavirtual ? pointee.cpl : UInt8(selector & 3)
-        stack.skip(bytes)
-        if cpl == pointee.cpl {
-            try markAccessed(selector, &code)
-            stack.commitPointer()
-            finish(selector, code, cpl: cpl, rip: offset)
-            return
-        }
-        let pointer = try stack.pop(size: size)
-        let stackSelector = UInt16(truncatingIfNeeded: try stack.pop(size: size))
-        let outer = try stackSegment(
-            stackSelector, cpl: cpl, fault: Vector.generalProtection, to64Bit: pointee.long_mode && code.isLong)
-        try markAccessed(selector, &code)
-        finish(selector, code, cpl: cpl, rip: offset)
-        setOuterStack(outer, pointer, dropping: bytes)
-        dropPrivilegedSegments()
-        updateMode()
-    }
-
-    /// Reads and checks the code segment that a far return names.
-    private func returnDescriptor(_ selector: UInt16, _ offset: UInt64) throws(Fault) -> Descriptor {
-        guard selector & 0xFFFC != 0 else { throw raise(Vector.generalProtection, error: 0) }
-        let code = try readDescriptor(selector)
-        let rpl = UInt8(selector & 3)
-        try checkCodeType(code, selector)
-        guard rpl >= privilege, code.isConforming ? code.dpl <= rpl : code.dpl == rpl else {
-            throw raise(Vector.generalProtection, error: UInt32(selector & 0xFFFC))
-        }
-        try present(selector, code)
-        try checkTarget(offset, code)
-        return code
-    }
-
-    /// Loads SS and the stack pointer of an outer privilege level; CS has been loaded.
-    private func setOuterStack(_ outer: apus_segment, _ pointer: UInt64, dropping bytes: UInt64) {
-        segment(Seg.ss).pointee = outer
-        let isLong = pointee.long_mode && segment(Seg.cs).pointee.access & Access.long != 0
-        let moved = pointer &+ bytes
-        if isLong {
-            pointee.gpr.4 = moved
-        } else if outer.access & Access.big != 0 {
-            pointee.gpr.4 = moved & 0xFFFF_FFFF
-        } else {
-            pointee.gpr.4 = (pointer & 0xFFFF_0000 | moved & 0xFFFF) & 0xFFFF_FFFF
-        }
-    }
-
-    /// IRET with operand size `size`; `next` is the address behind it.
-    func returnFromInterrupt(size: UInt8, next: UInt64) throws(Fault) {
-        guard pointee.cr0 & CR0.protection != 0 else {
-            try returnReal(size: size)
-            return
-        }
-        if isVirtual8086 {
-            guard iopl == 3 else { throw raise(Vector.generalProtection, error: 0) }
-            try returnReal(size: size)
-            return
-        }
-        if UInt64(pointee.system_flags) & RFLAGS.nestedTask != 0 {
-            guard !pointee.long_mode else { throw raise(Vector.generalProtection, error: 0) }
-            try returnToTask(next: next)
-            return
-        }
-        try returnProtected(size: size)
-    }
-
-    private func returnReal(size: UInt8) throws(Fault) {
-        var stack = Stack(current: self)
-        let offset = try stack.pop(size: size)
-        let selector = UInt16(truncatingIfNeeded: try stack.pop(size: size))
-        let flags = try stack.pop(size: size)
-        try jumpReal(selector, offset)
-        stack.commitPointer()
-        var mask = RFLAGS.implemented & ~RFLAGS.virtual8086
-        if isVirtual8086 { mask &= ~RFLAGS.iopl }
-        if size == 2 { mask &= 0xFFFF }
-        setRFLAGS(flags, writable: mask)
-        pointee.nmi_blocked = false
-    }
-
-    private func returnProtected(size: UInt8) throws(Fault) {
-        var stack = Stack(current: self)
-        let offset = try stack.pop(size: size)
-        let selector = UInt16(truncatingIfNeeded: try stack.pop(size: size))
-        let flags = try stack.pop(size: size)
-        if size == 4, flags & RFLAGS.virtual8086 != 0, pointee.cpl == 0, !pointee.long_mode {
-            try returnToVirtual8086(stack, offset, selector, flags)
-            return
-        }
-        var mask = RFLAGS.implemented & ~RFLAGS.virtual8086
-        if pointee.cpl != 0 { mask &= ~RFLAGS.iopl }
-        if pointee.cpl > iopl { mask &= ~RFLAGS.interrupt }
-        if size == 2 { mask &= 0xFFFF }
-        var code = try returnDescriptor(selector, offset)
-        let cpl = isParavirtual ? pointee.cpl : UInt8(selector & 3)
-        if cpl == pointee.cpl, !is64Bit {
-            try markAccessed(selector, &code)
-            stack.commitPointer()
-            setCode(selector, code, cpl: cpl)
-        } else {
-            let pointer = try stack.pop(size: size)
-            let stackSelector = UInt16(truncatingIfNeeded: try stack.pop(size: size))
-            let outer = try stackSegment(
-                stackSelector, cpl: isParavirtual ? 3 : cpl, fault: Vector.generalProtection,
-                to64Bit: pointee.long_mode && code.isLong)
-            try markAccessed(selector, &code)
-            let isOuter = cpl > pointee.cpl
-            setCode(selector, code, cpl: cpl)
-            setOuterStack(outer, pointer, dropping: 0)
-            if isOuter { dropPrivilegedSegments() }
-        }
-        pointee.rip = offset
-        pointee.nmi_blocked = false
-        let value = rflags & ~mask | flags & mask
-        pointee.arith_flags = UInt32(truncatingIfNeeded: value & RFLAGS.arithmetic)
-        pointee.system_flags = UInt32(truncatingIfNeeded: value & ~RFLAGS.arithmetic) | 2
-        updateMode()
-    }
-
-    private func returnToVirtual8086(
-        _ frame: Stack, _ offset: UInt64, _ selector: UInt16, _ flags: UInt64
-    ) throws(Fault) {
-        var stack = frame
-        let pointer = try stack.pop(size: 4)
-        var selectors: [5 of UInt16] = [0, 0, 0, 0, 0]
-        for index in 0..<5 { selectors[index] = UInt16(truncatingIfNeeded: try stack.pop(size: 4)) }
-        pointee.arith_flags = UInt32(truncatingIfNeeded: flags & RFLAGS.arithmetic)
-        pointee.system_flags =
-            UInt32(truncatingIfNeeded: flags & RFLAGS.implemented & ~RFLAGS.arithmetic) | 2
-        pointee.cpl = 3
-        for (index, target) in [Seg.ss, Seg.es, Seg.ds, Seg.fs, Seg.gs].enumerated() {
-            loadRealSegment(target, selector: selectors[index])
-        }
-        loadRealSegment(Seg.cs, selector: selector)
-        pointee.gpr.4 = pointer
-        pointee.rip = offset & 0xFFFF
-        pointee.nmi_blocked = false
-        updateMode()
-    }
-
-    /// INT n, INT3, INTO and ICEBP: enters the handler, or throws what the gate's checks found.
-    func softwareInterrupt(_ vector: UInt8, _ source: EventSource, next: UInt64) throws(Fault) -> UInt32 {
-        if isParavirtual { return try softwareParavirtual(vector, next: next) }
-        try enter(vector, source, error: nil, returnTo: next)
-        return Status.jump
     }
 }
 
