@@ -94,6 +94,13 @@ private struct Pages: DomainMemory {
         #expect(throws: KernelError.self) { try KernelImage(bytes) }
     }
 
+    @Test("A kernel for another machine is refused by its number", arguments: [(2, 183), (1, 40), (2, 3), (1, 62)])
+    func foreign(kind: UInt8, machine: UInt16) {
+        var bytes: [UInt8] = [0x7F, 0x45, 0x4C, 0x46, kind, 1, 1] + [UInt8](repeating: 0, count: 2000)
+        (bytes[18], bytes[19]) = (UInt8(machine & 0xFF), UInt8(machine >> 8))
+        #expect(throws: KernelError.wrongMachine(machine)) { try KernelImage(bytes) }
+    }
+
     @Test("A damaged kernel never traps", .enabled(if: hasKernel))
     func damaged() throws {
         let file = [UInt8](try Data(contentsOf: Self.kernel))

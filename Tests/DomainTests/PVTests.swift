@@ -208,8 +208,8 @@ extension Guests {
                 #expect(created.status != 0)
                 return created.error
             }
-            func cut(_ name: String, _ bytes: Int) throws -> String {
-                let whole = try Data(contentsOf: Site.guests.appendingPathComponent("vmlinuz"))
+            func cut(_ name: String, _ bytes: Int, of file: String = "vmlinuz") throws -> String {
+                let whole = try Data(contentsOf: Site.guests.appendingPathComponent(file))
                 let file = Site.run.appendingPathComponent(name)
                 try whole.prefix(bytes).write(to: file)
                 return file.path
@@ -217,7 +217,16 @@ extension Guests {
             #expect(try error("pv-text", "kernel = '/etc/passwd'").contains("neither a bzImage nor an ELF file"))
             #expect(try error("pv-tool", "kernel = '/bin/busybox'").contains("no Xen ELF notes"))
             #expect(try error("pv-cut", "kernel = '\(try cut("cut", 1 << 20))'").contains("payload"))
+            var foreign = try Data(contentsOf: URL(fileURLWithPath: "/bin/busybox"))
+            foreign[18] = 183
+            let arm = Site.run.appendingPathComponent("pv-arm.elf")
+            try foreign.write(to: arm)
+            #expect(try error("pv-arm", "kernel = '\(arm.path)'").contains("ELF machine 183, not for x86"))
             let kernel = "kernel = '\(Site.guests.path)/vmlinuz'"
+            let half = try cut("half.gz", 1 << 20, of: "initrd.gz")
+            #expect(
+                try error("pv-half", "\(kernel)\nramdisk = '\(half)'")
+                    .contains("ramdisk \(half): the file ends within its gzip data"))
             #expect(try error("pv-disk", "\(kernel)\nramdisk = '/nowhere'").contains("/nowhere"))
             #expect(try error("pv-small", "\(kernel)\nmemory = 32").contains("MiB"))
         }

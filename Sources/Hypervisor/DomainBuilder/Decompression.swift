@@ -18,10 +18,24 @@ enum Decompression {
     }
 
     private static func inflate(_ bytes: ArraySlice<UInt8>) throws(KernelError) -> [UInt8] {
+        var result: [UInt8] = []
+        _ = try inflate(bytes, limit: limit) { result += $0 }
+        return result
+    }
+
+    /// How many of `bytes` are one gzip member.
+    static func gzipLength(_ bytes: ArraySlice<UInt8>) throws(KernelError) -> Int {
+        try inflate(bytes, limit: .max) { _ in }
+    }
+
+    private static func inflate(
+        _ bytes: ArraySlice<UInt8>, limit: Int, _ take: (ArraySlice<UInt8>) -> Void
+    ) throws(KernelError) -> Int {
         var stream = unsafe z_stream()
         guard unsafe compression_inflate_init(&stream, 15 + 16) == Z_OK else { throw .damaged("gzip") }
         defer { unsafe inflateEnd(&stream) }
-        return try unsafe collect("gzip", bytes) { input, output in
+        let step = {
+            (input: UnsafeBufferPointer<UInt8>, output: UnsafeMutableBufferPointer<UInt8>) -> (Int, Int, Bool)? in
             unsafe stream.next_in = UnsafeMutablePointer(mutating: input.baseAddress)
             unsafe stream.avail_in = UInt32(truncatingIfNeeded: input.count)
             unsafe stream.next_out = output.baseAddress
@@ -32,6 +46,7 @@ enum Decompression {
                 input.count - Int(stream.avail_in), output.count - Int(stream.avail_out), result == Z_STREAM_END
             )
         }
+        return try unsafe feed("gzip", bytes, limit: limit, step, take)
     }
 
     private static func lzma(_ bytes: ArraySlice<UInt8>, format: String) throws(KernelError) -> [UInt8] {
@@ -87,23 +102,37 @@ enum Decompression {
         return result
     }
 
-    /// Feeds `bytes` to `step`, which tells how much it took and gave and whether that was the end.
+    /// What `step` makes of `bytes`.
     private static func collect(
         _ format: String, _ bytes: ArraySlice<UInt8>,
         _ step: (UnsafeBufferPointer<UInt8>, UnsafeMutableBufferPointer<UInt8>) -> (Int, Int, Bool)?
     ) throws(KernelError) -> [UInt8] {
         var result: [UInt8] = []
+        _ = try unsafe feed(format, bytes, limit: limit, step) { result += $0 }
+        return result
+    }
+
+    /// Feeds `bytes` to `step`, which tells how much it took and gave and whether that was the end. How much it took.
+    private static func feed(
+        _ format: String, _ bytes: ArraySlice<UInt8>, limit: Int,
+        _ step: (UnsafeBufferPointer<UInt8>, UnsafeMutableBufferPointer<UInt8>) -> (Int, Int, Bool)?,
+        _ take: (ArraySlice<UInt8>) -> Void
+    ) throws(KernelError) -> Int {
+        var given = 0
         var chunk = [UInt8](repeating: 0, count: 1 << 20)
         var at = bytes.startIndex
         while true {
             let outcome = unsafe bytes[at...].withUnsafeBufferPointer { input in
                 unsafe chunk.withUnsafeMutableBufferPointer { output in unsafe step(input, output) }
             }
-            guard let (took, gave, isEnd) = outcome, took > 0 || gave > 0 || isEnd else { throw .damaged(format) }
-            result += chunk.prefix(gave)
+            guard let (took, gave, isEnd) = outcome, took > 0 || gave > 0 || isEnd else {
+                throw at == bytes.endIndex ? .truncated("\(format) data") : .damaged(format)
+            }
+            take(chunk.prefix(gave))
             at += took
-            if isEnd { return result }
-            guard result.count < limit else { throw .damaged(format) }
+            given += gave
+            if isEnd { return at - bytes.startIndex }
+            guard given < limit else { throw .damaged(format) }
         }
     }
 }

@@ -14,7 +14,7 @@ extension Domain {
     func buildPV() throws -> (VCPUStart, SpecialPlaces) {
         guard let kernelPath = config.kernel else { throw SetupFailure("type='pv' needs a kernel") }
         let file = try HostFile.read(kernelPath, limit: 1 << 28)
-        let ramdisk = try config.ramdisk.map { try HostFile.read($0, limit: 1 << 30) } ?? []
+        let ramdisk = try readRamdisk()
         let (storePort, consolePort) = (
             try xen.events.allocateUnbound(remote: 0), try xen.events.allocateUnbound(remote: 0)
         )

@@ -14,7 +14,7 @@ extension Domain {
     func buildPVH() throws -> FlatStart {
         guard let kernelPath = config.kernel else { throw SetupFailure("type='pvh' needs a kernel") }
         let file = try HostFile.read(kernelPath, limit: 1 << 28)
-        let ramdisk = try config.ramdisk.map { try HostFile.read($0, limit: 1 << 30) } ?? []
+        let ramdisk = try readRamdisk()
         let map = GuestMap(memory.ram)
         let kernel: KernelImage
         let start: PVHStart
@@ -32,6 +32,16 @@ extension Domain {
         var flat = FlatStart(entry: start.entry)
         flat.registers[3] = start.startInfo
         return flat
+    }
+
+    /// The file that the config names, if it is whole.
+    func readRamdisk() throws -> [UInt8] {
+        guard let path = config.ramdisk else { return [] }
+        let bytes = try HostFile.read(path, limit: 1 << 30)
+        do throws(KernelError) { try Ramdisk.check(bytes[...]) } catch {
+            throw SetupFailure("ramdisk \(path): \(error)")
+        }
+        return bytes
     }
 
     /// Has the first vCPU begin there.
