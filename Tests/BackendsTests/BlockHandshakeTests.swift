@@ -87,8 +87,8 @@ final class BackendBench {
         backend = BlockBackend(
             BlockDescription(path: Self.path, isCDROM: isCDROM), medium: medium, store: client,
             grants: domain.grants, ports: ports)
-        backend.onEnd = { [unowned self] in hasEnded = true }
-        backend.onReport = { [unowned self] in reports.append($0) }
+        backend.device.onEnd = { [unowned self] in hasEnded = true }
+        backend.device.onReport = { [unowned self] in reports.append($0) }
         try backend.start()
         client.pump()
     }

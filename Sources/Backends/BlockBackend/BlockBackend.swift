@@ -30,9 +30,7 @@ public final class BlockBackend {
     private let grants: GrantMap
     private let ports: any EventPorts
     private let medium: any BlockStore
-    private var handshake = BackendHandshake()
-    private var frontend = ""
-    private var watches: [StoreClient.Watch] = []
+    public let device: BackendDevice
     private var engine: BlockEngine?
     private var sectors: UInt64
     private var past = BlockStatistics()
@@ -40,10 +38,6 @@ public final class BlockBackend {
 
     /// Called when `turn` has something to do.
     public var onWork: () -> Void = {}
-    /// One sentence for the log.
-    public var onReport: (String) -> Void = { _ in }
-    /// Called once the device has been removed.
-    public var onEnd: () -> Void = {}
 
     public init(
         _ description: BlockDescription, medium: any BlockStore, store: StoreClient, grants: GrantMap,
@@ -52,20 +46,15 @@ public final class BlockBackend {
         (self.description, self.medium, self.store) = (description, medium, store)
         (self.grants, self.ports) = (grants, ports)
         sectors = medium.size / UInt64(BlockEngine.sectorBytes)
+        device = BackendDevice(description.path, store: store)
+        device.onConnect = { [unowned self] in try connect() }
+        device.onDisconnect = { [unowned self] in disconnect() }
     }
 
-    public var state: XenbusState { handshake.state }
     public var statistics: BlockStatistics { engine?.statistics ?? past }
 
     /// Says what is offered and waits for the front end.
-    public func start() throws(StoreFailure) {
-        guard let path = try store.read(node("frontend")), !path.isEmpty else { throw .refused(.noEntry) }
-        frontend = path
-        for (key, value) in try features() { try store.write(node(key), value) }
-        try perform(handshake.begin())
-        watches.append(try store.watch("\(frontend)/state") { [weak self] _ in self?.look() })
-        watches.append(try store.watch(node("online")) { [weak self] _ in self?.look() })
-    }
+    public func start() throws(StoreFailure) { try device.start(try features()) }
 
     /// Serves what waits; true if there is more.
     public func turn() -> Bool { engine?.serve() ?? false }
@@ -79,20 +68,14 @@ public final class BlockBackend {
     /// Whether the medium will be done with something soon, so that looking for it beats sleeping.
     public var isWaiting: Bool { engine?.isWaiting ?? false }
 
-    /// Writes the state again.
-    public func restate() throws(StoreFailure) {
-        // What was removed meanwhile must not come back.
-        if try store.read(node("state")) != nil { try store.write(node("state"), handshake.state.text) }
-    }
-
     /// Looks whether the medium has another size, and tells the front end.
     public func checkSize() throws(StoreFailure) {
         let now = medium.measure() / UInt64(BlockEngine.sectorBytes)
         guard now != sectors else { return }
         sectors = now
         engine?.sectors = now
-        guard handshake.state == .connected else { return }
-        onReport("\(description.path): now \(now) sectors")
+        guard device.state == .connected else { return }
+        device.onReport("\(description.path): now \(now) sectors")
         // Writing the state again is how the front end learns of it.
         let connected = XenbusState.connected.text
         try store.transaction { (transaction) throws(StoreFailure) in
@@ -102,11 +85,7 @@ public final class BlockBackend {
     }
 
     /// Waits for what is under way and lets go of the guest. The nodes stay as they are.
-    public func stop() {
-        disconnect()
-        for watch in watches { try? store.unwatch(watch) }
-        watches = []
-    }
+    public func stop() { device.stop() }
 
     // MARK: - Handshake
 
@@ -143,50 +122,23 @@ public final class BlockBackend {
         return (description.isCDROM ? VDISK_CDROM | removable : 0) | (medium.isReadOnly ? VDISK_READONLY : 0)
     }
 
-    private func look() {
-        do {
-            let text = try store.read("\(frontend)/state")
-            let isOnline = try store.read(node("online")) != "0"
-            try perform(handshake.frontend(text.map { XenbusState(text: $0) ?? .unknown }, isOnline: isOnline))
-        } catch { onReport("\(description.path): \(error)") }
-    }
-
-    private func perform(_ actions: [BackendHandshake.Action]) throws(StoreFailure) {
-        for action in actions {
-            switch action {
-            case .announce(let state): try store.write(node("state"), state.text)
-            case .disconnect: disconnect()
-            case .connect: try connect()
-            case .end:
-                for watch in watches { try? store.unwatch(watch) }
-                watches = []
-                onEnd()
-            }
+    private func connect() throws {
+        let parameters = try BlockParameters(description.limits) { device.read($0) }
+        do { try medium.take() } catch { throw ParameterFault("\(error): is the emulated disk unplugged?") }
+        let queues = try bind(parameters)
+        do { try publish() } catch {
+            for queue in queues { queue.port.close() }
+            throw error
         }
-    }
-
-    private func connect() throws(StoreFailure) {
-        do {
-            let parameters = try BlockParameters(description.limits) { try? store.read("\(frontend)/\($0)") }
-            do { try medium.take() } catch {
-                throw ParameterFault("\(error): is the emulated disk unplugged?")
-            }
-            let queues = try bind(parameters)
-            try publish()
-            let engine = BlockEngine(
-                medium: medium, grants: grants, queues: queues, persistent: parameters.persistent)
-            engine.sectors = sectors
-            engine.allowsDiscard = allowsDiscard
-            engine.onWork = { [weak self] in self?.onWork() }
-            engine.onFault = { [weak self] in self?.report($0) }
-            for queue in queues { queue.port.onEvent = { [weak self] in self?.onWork() } }
-            self.engine = engine
-            try perform(handshake.connected())
-            // Requests may wait already, and nobody sends an event for those.
-            onWork()
-        } catch let error as ParameterFault {
-            try refuse(error.text)
-        } catch let error as StoreFailure { throw error } catch { throw .disconnected }
+        let engine = BlockEngine(medium: medium, grants: grants, queues: queues, persistent: parameters.persistent)
+        engine.sectors = sectors
+        engine.allowsDiscard = allowsDiscard
+        engine.onWork = { [weak self] in self?.onWork() }
+        engine.onFault = { [weak self] in self?.report($0) }
+        for queue in queues { queue.port.onEvent = { [weak self] in self?.onWork() } }
+        self.engine = engine
+        // Requests may wait already, and nobody sends an event for those.
+        onWork()
     }
 
     /// Maps the rings and binds the event channels; on failure nothing of it stays.
@@ -226,19 +178,8 @@ public final class BlockBackend {
         self.engine = nil
     }
 
-    /// As Linux's xenbus does: an error node, and an end to the attempt.
-    private func refuse(_ text: String) throws(StoreFailure) {
-        onReport("\(description.path): \(text)")
-        let marker = "/backend/"
-        if let range = description.path.firstRange(of: marker) {
-            let root = description.path[..<range.lowerBound]
-            try store.write("\(root)/error\(description.path[range.lowerBound...])/error", text)
-        }
-        try perform(handshake.failed())
-    }
-
     private func report(_ fault: RingFault) {
-        onReport("\(description.path): the front end's ring makes no sense (\(fault)); it is served no more")
+        device.onReport("\(description.path): the front end's ring makes no sense (\(fault)); it is served no more")
     }
 }
 

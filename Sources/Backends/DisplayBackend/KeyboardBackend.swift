@@ -26,7 +26,7 @@ public import XenStoreClient
     ) {
         (self.memory, self.grants, self.ports) = (memory, grants, ports)
         device = BackendDevice(path, store: store)
-        device.onConnect = { [unowned self] () throws(ParameterFault) in try connect() }
+        device.onConnect = { [unowned self] in try connect() }
         device.onDisconnect = { [unowned self] in disconnect() }
     }
 

@@ -50,7 +50,7 @@ final class BlockDevices {
 
     /// Writes all states again, of which a store that died may not have heard.
     func restate() throws(StoreFailure) {
-        for device in all { try device.restate() }
+        for disk in all { try disk.device.restate() }
     }
 
     func stop() {
@@ -87,8 +87,8 @@ final class BlockDevices {
         let device = BlockBackend(
             BlockDescription(path: path, isCDROM: isCDROM, isPlain: isPlain, limits: limits), medium: medium,
             store: store, grants: link.grants, ports: link)
-        device.onReport = { [weak self] in self?.onReport($0) }
-        device.onEnd = { [weak self, unowned device] in self?.forget(name, device) }
+        device.device.onReport = { [weak self] in self?.onReport($0) }
+        device.device.onEnd = { [weak self, unowned device] in self?.forget(name, device) }
         devices[name] = device
         all.append(device)
         do {

@@ -93,7 +93,7 @@ extension BlockBackend {
     func figures(_ number: Int) -> BackendFigures.Device {
         let counted = statistics
         return BackendFigures.Device(
-            kind: "vbd", number: number, state: state.text, reads: counted.reads, writes: counted.writes,
+            kind: "vbd", number: number, state: device.state.text, reads: counted.reads, writes: counted.writes,
             flushes: counted.flushes, discards: counted.discards, readSectors: counted.readSectors,
             writtenSectors: counted.writtenSectors, failures: counted.failures)
     }

@@ -79,7 +79,7 @@ final class NetDevices {
 
     /// Writes all states again, of which a store that died may not have heard.
     func restate() throws(StoreFailure) {
-        for device in all { try store.write("\(device.device.path)/state", device.device.state.text) }
+        for interface in all { try interface.device.restate() }
     }
 
     func stop() {

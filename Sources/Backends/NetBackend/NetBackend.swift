@@ -45,7 +45,7 @@ public final class NetBackend {
         device = BackendDevice(path, store: store)
         (self.store, self.grants, self.ports, self.port, self.now) = (store, grants, ports, port, now)
         queueLimit = UInt32(clamping: max(1, min(queues, 8)))
-        device.onConnect = { [unowned self] () throws(ParameterFault) in try connect() }
+        device.onConnect = { [unowned self] in try connect() }
         device.onDisconnect = { [unowned self] in disconnect() }
         port.onFrame = { [weak self] in self?.onWork() }
         port.onRoom = { [weak self] in self?.onWork() }

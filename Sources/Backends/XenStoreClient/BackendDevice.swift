@@ -21,8 +21,9 @@ public final class BackendDevice {
     private var isConnected = false
     public private(set) var frontend = ""
 
-    /// Takes up what the front end offers; nothing may stay of it when it throws.
-    public var onConnect: () throws(ParameterFault) -> Void = {}
+    /// Takes up what the front end offers; nothing may stay of it when it throws. Anything but a failure of the store is
+    /// the front end's fault.
+    public var onConnect: () throws -> Void = {}
     /// Lets go of the guest.
     public var onDisconnect: () -> Void = {}
     /// One sentence for the log.
@@ -51,6 +52,12 @@ public final class BackendDevice {
         try perform(handshake.begin())
         watches.append(try store.watch("\(frontend)/state") { [weak self] _ in self?.look() })
         watches.append(try store.watch("\(self.path)/online") { [weak self] _ in self?.look() })
+    }
+
+    /// Writes the state again, of which a store that died may not have heard.
+    public func restate() throws(StoreFailure) {
+        // What was removed meanwhile must not come back.
+        if try store.read("\(path)/state") != nil { try store.write("\(path)/state", state.text) }
     }
 
     /// Lets go of the guest. The nodes stay as they are.
@@ -86,7 +93,9 @@ public final class BackendDevice {
     }
 
     private func connect() throws(StoreFailure) {
-        do throws(ParameterFault) { try onConnect() } catch { return try refuse(error) }
+        do { try onConnect() } catch let failure as StoreFailure { throw failure } catch let fault as ParameterFault {
+            return try refuse(fault)
+        } catch { return try refuse(ParameterFault("\(error)")) }
         isConnected = true
         try perform(handshake.connected())
     }
