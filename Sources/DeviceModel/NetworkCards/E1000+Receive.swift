@@ -55,7 +55,7 @@ extension E1000 {
             let last = end == bytes.count ? status | ReceiveStatus.endOfPacket : 0
             guard fill(bytes[start..<end], last | ReceiveStatus.done, tag ?? 0) else { return true }
         }
-        count(frame, bytes.count)
+        noteReceived(frame, bytes.count)
         return true
     }
 
@@ -99,16 +99,8 @@ extension E1000 {
         return UInt16(bytes[14]) << 8 | UInt16(bytes[15])
     }
 
-    private func count(_ frame: Frame, _ bytes: Int) {
-        state.count(E1000Register.Count.received)
-        state.count(E1000Register.Count.allReceived)
-        if frame.isBroadcast {
-            state.count(E1000Register.Count.receivedBroadcasts)
-        } else if frame.isGroup {
-            state.count(E1000Register.Count.receivedGroups)
-        }
-        state.countBytes(E1000Register.Count.receivedBytes, bytes)
-        state.countBytes(E1000Register.Count.allReceivedBytes, bytes)
+    private func noteReceived(_ frame: Frame, _ bytes: Int) {
+        state.count(frame, bytes: bytes, as: .received)
         var causes: E1000Causes = .received
         if free <= state[E1000Register.receiveLength] / 16 >> UInt32(control.warningShift) {
             causes.insert(.receiveLow)

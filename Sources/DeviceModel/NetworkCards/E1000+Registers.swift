@@ -20,10 +20,16 @@ enum E1000Register {
     static let tags = 0x5600...0x57FC
     /// Statistics that are counted.
     enum Count {
-        static let missed = 0x4010, receivedGroups = 0x407C, receivedBroadcasts = 0x4078, received = 0x4074
-        static let sent = 0x4080, receivedBytes = 0x4088, sentBytes = 0x4090, tooLong = 0x40AC
-        static let allReceivedBytes = 0x40C0, allSentBytes = 0x40C8, allReceived = 0x40D0, allSent = 0x40D4
-        static let sentGroups = 0x40F0, sentBroadcasts = 0x40F4
+        static let missed = 0x4010, tooLong = 0x40AC
+    }
+
+    /// Statistics of one direction: good packets, all, those to everybody and to groups; bytes of either.
+    struct Traffic {
+        let good: Int, all: Int, broadcasts: Int, groups: Int, goodBytes: Int, allBytes: Int
+        static let received = Traffic(
+            good: 0x4074, all: 0x40D0, broadcasts: 0x4078, groups: 0x407C, goodBytes: 0x4088, allBytes: 0x40C0)
+        static let sent = Traffic(
+            good: 0x4080, all: 0x40D4, broadcasts: 0x40F4, groups: 0x40F0, goodBytes: 0x4090, allBytes: 0x40C8)
     }
 
     /// Bits that a plain write changes; nil: the register has a behaviour of its own, or is none.

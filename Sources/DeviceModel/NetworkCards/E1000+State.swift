@@ -3,6 +3,7 @@
 // Modelled: reset by CTRL.RST, interrupt throttling, link state.
 // Quirks: negotiation is done when it is asked for.
 
+internal import Ethernet
 public import Machine
 internal import Registers
 
@@ -161,8 +162,17 @@ extension E1000 {
             self[offset] = sum.overflow ? .max : sum.partialValue
         }
 
+        /// `bytes`: with what the guest does not see of it.
+        mutating func count(_ frame: Frame, bytes: Int, as traffic: E1000Register.Traffic) {
+            count(traffic.good)
+            count(traffic.all)
+            if frame.isBroadcast { count(traffic.broadcasts) } else if frame.isGroup { count(traffic.groups) }
+            countBytes(traffic.goodBytes, bytes)
+            countBytes(traffic.allBytes, bytes)
+        }
+
         /// A count of 64 bits in two registers.
-        mutating func countBytes(_ offset: Int, _ more: Int) {
+        private mutating func countBytes(_ offset: Int, _ more: Int) {
             let sum = (UInt64(self[offset + 4]) << 32 | UInt64(self[offset])) &+ UInt64(more)
             self[offset] = UInt32(truncatingIfNeeded: sum)
             self[offset + 4] = UInt32(truncatingIfNeeded: sum >> 32)

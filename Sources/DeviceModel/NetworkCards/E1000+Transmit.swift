@@ -128,7 +128,8 @@ extension E1000 {
         // PSP: short packets are padded.
         if frame.bytes.count < 60 { frame.bytes += [UInt8](repeating: 0, count: 60 - frame.bytes.count) }
         if let tag { addTag(tag, to: &frame) }
-        count(frame)
+        // The check sequence counts.
+        state.count(frame, bytes: frame.bytes.count + 4, as: .sent)
         if !send(frame) { held = frame }
     }
 
@@ -180,19 +181,6 @@ extension E1000 {
         frame.bytes.insert(contentsOf: bytes, at: 12)
         if frame.header.needsChecksum { frame.header.checksumStart += 4 }
         if frame.header.segmentation != .none { frame.header.headerBytes += 4 }
-    }
-
-    private func count(_ frame: Frame) {
-        let bytes = frame.bytes.count + 4
-        state.count(E1000Register.Count.sent)
-        state.count(E1000Register.Count.allSent)
-        if frame.isBroadcast {
-            state.count(E1000Register.Count.sentBroadcasts)
-        } else if frame.isGroup {
-            state.count(E1000Register.Count.sentGroups)
-        }
-        state.countBytes(E1000Register.Count.sentBytes, bytes)
-        state.countBytes(E1000Register.Count.allSentBytes, bytes)
     }
 
     // MARK: memory
