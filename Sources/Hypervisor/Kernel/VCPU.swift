@@ -29,10 +29,7 @@ internal import Synchronization
     private let hasOrders = Atomic<Bool>(false)
     private let running = Atomic<Bool>(false)
     private let dead = Atomic<Bool>(false)
-    /// Pages that other vCPUs want forgotten; nil: all.
-    private let flushes = Mutex<[UInt64]?>([])
-    private let hasFlushes = Atomic<Bool>(false)
-    private let isInGuest = Atomic<Bool>(false)
+    private let flushes = FlushRequests()
 
     /// Something that other threads want done to the engine, which only its own thread may touch.
     enum Errand {
@@ -125,46 +122,24 @@ internal import Synchronization
         }
     }
 
-    // MARK: flushes
-
-    /// How many pages are forgotten one by one.
-    private static let longestFlush = 32
-
-    /// Another vCPU of a PV guest changed tables that both use.
+    /// Another vCPU of a PV guest changed tables that both use; nil: any of them.
     func wantFlush(_ page: UInt64?) {
-        flushes.withLock { pages in
-            guard let page, let known = pages, known.count < Self.longestFlush else {
-                pages = nil
-                return
-            }
-            pages = known + [page]
-        }
-        hasFlushes.store(true, ordering: .sequentiallyConsistent)
-        if isInGuest.load(ordering: .sequentiallyConsistent) { domain.pages.kick(index) }
+        if flushes.add(page) { domain.pages.kick(index) }
     }
 
     /// Waits until no guest code runs here that does not know.
-    func awaitFlush() {
-        var rounds = 0
-        while hasFlushes.load(ordering: .sequentiallyConsistent), isInGuest.load(ordering: .sequentiallyConsistent) {
-            rounds += 1
-            if rounds > 100 { sched_yield() }
-        }
-    }
+    func awaitFlush() { flushes.await() }
 
     /// From here on no guest code runs; see `awaitFlush`.
-    func leaveGuest() { isInGuest.store(false, ordering: .sequentiallyConsistent) }
+    func leaveGuest() { flushes.leaveGuest() }
 
     /// Forgets what others wanted forgotten; guest code may run from here on.
     func enterGuest() {
-        isInGuest.store(true, ordering: .sequentiallyConsistent)
-        guard hasFlushes.exchange(false, ordering: .sequentiallyConsistent) else { return }
-        let pages = flushes.withLock { pages in
-            defer { pages = [] }
-            return pages
+        switch flushes.enterGuest() {
+        case .nothing: break
+        case .pages(let pages): for page in pages { engine.paravirtual?.flushPage(page) }
+        case .all: engine.paravirtual?.flushAll()
         }
-        guard let paravirtual = engine.paravirtual else { return }
-        if let pages { for page in pages { paravirtual.flushPage(page) } } else { paravirtual.flushAll() }
     }
 
     /// Tells Xen's side when the vCPU comes to life or goes.

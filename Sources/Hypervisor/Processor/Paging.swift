@@ -164,8 +164,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
     /// kernel tries all the same; here it simply may. What programs can see is left alone: their copies on write.
     @inline(never) private func isOwnTable(_ entry: UInt64, _ rights: UInt64, _ intent: Intent) -> Bool {
         guard intent.mode != UInt8(APUS_TLB_USER), entry & (writable | user) == 0 else { return false }
-        let frame = (entry & addressBits) &>> 12
-        return frame < pv.pointee.frames && pv.pointee.levels[Int(truncatingIfNeeded: frame)] != 0
+        return pv.pointee.isTable((entry & addressBits) &>> 12)
     }
 
     /// Loads PAE's four top entries from the table at `cr3`. Throws #GP, and loads none, if a present one has reserved

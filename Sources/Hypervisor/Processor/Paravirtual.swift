@@ -4,6 +4,7 @@
 // run at CPL 3. So page rights, code and jump caches tell the two apart as they do for any system.
 
 internal import CProcessor
+internal import Synchronization
 
 /// Where a PV guest wants an exception (struct trap_info).
 public struct ParavirtualTrap: Equatable, Sendable {
@@ -85,27 +86,27 @@ public protocol ParavirtualCPU: AnyObject {
 
 /// The pages that are a PV domain's page tables, and the memory it may read but does not have: for all its vCPUs.
 @safe public final class ParavirtualMemory: @unchecked Sendable {
-    // Invariant: each byte of `levels` is written in one store; a guest that changes tables while another of its vCPUs
-    // walks them gets one or the other.
+    // Invariant: everything but the atomic `levels` is constant. A guest that changes tables while another of its vCPUs
+    // walks them gets one or the other; what it orders itself is ordered by the flushes it asks for.
     /// Frames of RAM.
     public let frames: UInt64
     /// Physical address and bytes of the machine-to-physical table.
     public let table: UInt64
     public let tableBytes: UInt64
     /// Level of the page table in each frame, 0: none known.
-    let levels: UnsafeMutablePointer<UInt8>
+    let levels: UnsafeMutablePointer<Atomic<UInt8>>
 
     public init(frames: UInt64, table: UInt64, tableBytes: UInt64) {
         (self.frames, self.table, self.tableBytes) = (frames, table, tableBytes)
         levels = .allocate(capacity: Int(frames))
-        levels.initialize(repeating: 0, count: Int(frames))
+        for frame in 0..<Int(frames) { (levels + frame).initialize(to: Atomic(0)) }
     }
     deinit { levels.deallocate() }
 
     /// The level of the page table in `frame`; 0: it has none.
     public subscript(frame: UInt64) -> UInt8 {
-        get { frame < frames ? levels[Int(frame)] : 0 }
-        set { if frame < frames { levels[Int(frame)] = newValue } }
+        get { frame < frames ? levels[Int(frame)].load(ordering: .relaxed) : 0 }
+        set { if frame < frames { levels[Int(frame)].store(newValue, ordering: .relaxed) } }
     }
 }
 
@@ -147,7 +148,7 @@ enum ParavirtualCrash {
 struct ParavirtualState {
     private let memory: ParavirtualMemory
     /// What walks need of `memory`, without a class in between.
-    let levels: UnsafeMutablePointer<UInt8>
+    let levels: UnsafeMutablePointer<Atomic<UInt8>>
     let frames: UInt64
     let table: UInt64
     let tableBytes: UInt64
@@ -178,6 +179,10 @@ struct ParavirtualState {
         noInfo.initializeMemory(as: UInt8.self, repeating: 0, count: 64)
         noInfo.storeBytes(of: 1, toByteOffset: 1, as: UInt8.self)
         info = noInfo
+    }
+
+    func isTable(_ frame: UInt64) -> Bool {
+        frame < frames && levels[Int(truncatingIfNeeded: frame)].load(ordering: .relaxed) != 0
     }
 
     func deallocate() {
