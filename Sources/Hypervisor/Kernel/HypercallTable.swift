@@ -141,11 +141,18 @@ struct Record {
 
     private func number(_ offset: Int, _ count: Int) -> UInt64 {
         guard offset >= 0, offset + count <= bytes.count else { return 0 }
-        return bytes[offset..<(offset + count)].reversed().reduce(0) { $0 << 8 | UInt64($1) }
+        var value: UInt64 = 0
+        for index in 0..<count { value |= UInt64(bytes[offset &+ index]) &<< UInt64(8 &* index) }
+        return value
     }
     private mutating func set(_ value: UInt64, _ offset: Int, _ count: Int) {
         guard offset >= 0, offset + count <= bytes.count else { return }
         for index in 0..<count { bytes[offset + index] = UInt8(truncatingIfNeeded: value >> UInt64(8 * index)) }
+    }
+
+    /// A structure in a list of them.
+    func part(_ offset: Int, _ count: Int) -> Record {
+        Record(Array(bytes.dropFirst(offset).prefix(count)), isLong: isLong)
     }
 
     func u16(_ offset: Int) -> UInt16 { UInt16(truncatingIfNeeded: number(offset, 2)) }

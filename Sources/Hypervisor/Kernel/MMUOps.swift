@@ -30,28 +30,36 @@ extension Hypercall {
     func updateTables(_ list: UInt64, _ count: UInt64, _ done: UInt64, _ domain: UInt64) throws(XenError) -> Int64 {
         try requireSelf(UInt16(truncatingIfNeeded: domain))
         let known = try known()
-        return try carryOut(list, count, most: 1 << 20, bytes: 16, done) { (entry) throws(XenError) in
-            try update(entry.u64(0), entry.u64(8), known)
+        return try carryOut(list, count, most: 1 << 20, bytes: 16, done) { (entries, offset) throws(XenError) in
+            try update(entries.u64(offset), entries.u64(offset + 8), known)
         }
     }
 
-    /// Does a list's entries of `bytes` each in turn, up to the first that fails; how many were done goes to `done`.
+    /// Entries of a list that are read in one go.
+    private static let piece: UInt64 = 64
+
+    /// Does a list's entries of `bytes` each in turn, up to the first that fails; how many were done goes to `done`. `body`
+    /// gets some of them, and where among them its own lies.
     private func carryOut(
         _ list: UInt64, _ count: UInt64, most: UInt64, bytes: Int, _ done: UInt64,
-        _ body: (Record) throws(XenError) -> Void
+        _ body: (Record, Int) throws(XenError) -> Void
     ) throws(XenError) -> Int64 {
         let count = count & 0x7FFF_FFFF
         guard count <= most else { throw .invalid }
         var failure: XenError?
         var finished: UInt64 = 0
-        for index in 0..<count {
+        while finished < count, failure == nil {
+            let size = bytes * Int(min(Self.piece, count - finished))
             do throws(XenError) {
-                try body(try read(list &+ index &* UInt64(bytes), bytes))
-                finished = index + 1
-            } catch {
-                failure = error
-                break
-            }
+                // A list that ends in a page that is not there is done up to that page.
+                let place = list &+ finished &* UInt64(bytes)
+                let piece = memory.read(place, size).map { Record($0, isLong: isLong) }
+                let entries = if let piece { piece } else { try read(place, bytes) }
+                for offset in stride(from: 0, to: entries.bytes.count, by: bytes) {
+                    try body(entries, offset)
+                    finished += 1
+                }
+            } catch { failure = error }
         }
         if done != 0 { try write(Record(UInt32(truncatingIfNeeded: finished)).bytes, done) }
         if let failure { throw failure }
@@ -141,8 +149,8 @@ extension Hypercall {
     ) throws(XenError) -> Int64 {
         try requireSelf(UInt16(truncatingIfNeeded: domain))
         let known = try known()
-        return try carryOut(list, count, most: 1 << 16, bytes: 24, done) { (call) throws(XenError) in
-            try extended(call, cpu, known)
+        return try carryOut(list, count, most: 1 << 16, bytes: 24, done) { (calls, offset) throws(XenError) in
+            try extended(calls.part(offset, 24), cpu, known)
         }
     }
 
