@@ -161,6 +161,7 @@ let package = Package(
         // Tests: one target a family, so that each can be built alone.
         .target(
             name: "DeviceContract", dependencies: ["Machine"], path: "Tests/DeviceContract", swiftSettings: language),
+        .target(name: "TestSupport", path: "Tests/TestSupport", swiftSettings: language),
         .testTarget(
             name: "MachineTests", dependencies: ["DeviceContract", "Machine", "Registers"], swiftSettings: language),
         // A program that the tests of `Confinement` start.
@@ -186,20 +187,20 @@ let package = Package(
                 "DeviceContract", "Display", "DomainConfig", "Ethernet", "Firmware", "Host", "Images", "Input", "Ioreq",
                 "Machine", "NetworkCards", "PCBoard", "PCI", "Registers", "Storage", "VNC", "device-model",
             ], swiftSettings: language),
-        .testTarget(name: "ImagesTests", dependencies: ["Host", "Images"], swiftSettings: language),
+        .testTarget(name: "ImagesTests", dependencies: ["Host", "Images", "TestSupport"], swiftSettings: language),
         .testTarget(name: "XenStoreTests", dependencies: ["XenStore"], swiftSettings: language),
         .testTarget(
             name: "BackendsTests",
             dependencies: [
                 "BlockBackend", "ConsoleBackend", "DeviceContract", "DisplayBackend", "Ethernet", "Host", "Images",
-                "NetBackend", "Rings",
-                "UserNetwork", "VNC", "XenStore", "XenStoreClient",
+                "NetBackend", "Rings", "TestSupport", "UserNetwork", "VNC", "XenStore", "XenStoreClient",
             ],
             swiftSettings: language),
         .testTarget(name: "DomainBuilderTests", dependencies: ["DomainBuilder"], swiftSettings: language),
         .testTarget(name: "DomainTests", swiftSettings: language),
         .testTarget(
-            name: "ToolstackTests", dependencies: ["DomainConfig", "Host", "Toolstack", "XenStore", "XenStoreClient"],
+            name: "ToolstackTests",
+            dependencies: ["DomainConfig", "Host", "TestSupport", "Toolstack", "XenStore", "XenStoreClient"],
             swiftSettings: language),
     ]
 )

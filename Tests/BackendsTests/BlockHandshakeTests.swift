@@ -60,7 +60,6 @@ import XenStoreClient
 final class BackendBench {
     static let path = "/local/domain/0/backend/vbd/5/51712"
     static let front = "/local/domain/5/device/vbd/51712"
-    let shared = LocalTransport.Shared()
     let tools: StoreClient
     let client: StoreClient
     let guest: StoreClient
@@ -72,18 +71,9 @@ final class BackendBench {
     var reports: [String] = []
 
     init(_ medium: MemoryMedium = MemoryMedium(sectors: 2048), isCDROM: Bool = false) throws {
-        tools = StoreClient(LocalTransport(shared))
-        client = StoreClient(LocalTransport(shared))
-        guest = StoreClient(LocalTransport(shared, domain: 5))
+        let store = try FakeStore(back: Self.path, front: Self.front)
+        (tools, client, guest) = (store.tools, store.client, store.guest)
         (domain, self.medium) = (try FakeDomain(), medium)
-        for (path, owner) in [(Self.path, "n0"), (Self.front, "n5")] {
-            try tools.makeDirectory(path)
-            try tools.setPermissions(path, [owner, owner == "n0" ? "r5" : "r0"])
-        }
-        try tools.write(Self.path + "/frontend", Self.front)
-        try tools.write(Self.path + "/online", "1")
-        try tools.write(Self.path + "/state", "1")
-        try guest.write(Self.front + "/state", "1")
         backend = BlockBackend(
             BlockDescription(path: Self.path, isCDROM: isCDROM), medium: medium, store: client,
             grants: domain.grants, ports: ports)

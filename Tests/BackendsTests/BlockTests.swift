@@ -1,6 +1,7 @@
 import Host
 import Images
 import Rings
+import TestSupport
 import Testing
 
 @testable import BlockBackend

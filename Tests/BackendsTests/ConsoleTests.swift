@@ -1,5 +1,6 @@
 import Host
 import Rings
+import TestSupport
 import Testing
 
 @testable import ConsoleBackend

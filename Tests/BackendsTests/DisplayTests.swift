@@ -1,6 +1,7 @@
 import Glibc
 import Host
 import Rings
+import TestSupport
 import Testing
 import VNC
 import XenStoreClient

@@ -1,5 +1,6 @@
 import Ethernet
 import Host
+import TestSupport
 import Testing
 
 @testable import UserNetwork

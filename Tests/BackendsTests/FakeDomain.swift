@@ -8,19 +8,6 @@ import XenStoreClient
 
 @testable import BlockBackend
 
-/// Numbers that are the same in every run (splitmix64).
-struct Seeded: RandomNumberGenerator {
-    var state: UInt64
-    init(_ seed: UInt64) { state = seed }
-    mutating func next() -> UInt64 {
-        state &+= 0x9E37_79B9_7F4A_7C15
-        var value = state
-        value = (value ^ (value >> 30)) &* 0xBF58_476D_1CE4_E5B9
-        value = (value ^ (value >> 27)) &* 0x94D0_49BB_1331_11EB
-        return value ^ (value >> 31)
-    }
-}
-
 /// A guest's RAM and grant table.
 final class FakeDomain {
     static let pages = 512
@@ -258,5 +245,29 @@ struct RequestBytes {
     func indirect(_ operation: UInt8, id: UInt64, sector: UInt64, count: UInt16, pages: [Int]) -> [UInt8] {
         [6, operation] + littleEndian(count) + padding + littleEndian(id) + littleEndian(sector) + [0, 0, 0, 0]
             + pages.flatMap { littleEndian(UInt32($0)) }
+    }
+}
+
+/// A store with one device between a guest, number 5, and a back end.
+struct FakeStore {
+    let shared = LocalTransport.Shared()
+    let tools: StoreClient
+    /// The back end's.
+    let client: StoreClient
+    let guest: StoreClient
+
+    /// Writes what the toolstack writes, into the directories of either end.
+    init(back: String, front: String) throws {
+        tools = StoreClient(LocalTransport(shared))
+        client = StoreClient(LocalTransport(shared))
+        guest = StoreClient(LocalTransport(shared, domain: 5))
+        for (path, owner) in [(back, "n0"), (front, "n5")] {
+            try tools.makeDirectory(path)
+            try tools.setPermissions(path, [owner, owner == "n0" ? "r5" : "r0"])
+        }
+        try tools.write(back + "/frontend", front)
+        try tools.write(back + "/online", "1")
+        try tools.write(back + "/state", "1")
+        try guest.write(front + "/state", "1")
     }
 }

@@ -1,6 +1,7 @@
 import Ethernet
 import Host
 import Rings
+import TestSupport
 import Testing
 import XenStoreClient
 
@@ -10,7 +11,6 @@ import XenStoreClient
 final class NetBench {
     static let path = "/local/domain/0/backend/vif/5/0"
     static let front = "/local/domain/5/device/vif/0"
-    let shared = LocalTransport.Shared()
     let client: StoreClient
     let guest: StoreClient
     let domain: FakeDomain
@@ -25,19 +25,10 @@ final class NetBench {
     final class Clock { var now: UInt64 = 1 << 40 }
 
     init(rate: String? = nil, queues: Int = 2) throws {
-        let tools = StoreClient(LocalTransport(shared))
-        client = StoreClient(LocalTransport(shared))
-        guest = StoreClient(LocalTransport(shared, domain: 5))
+        let store = try FakeStore(back: Self.path, front: Self.front)
+        (client, guest) = (store.client, store.guest)
         domain = try FakeDomain()
-        for (path, owner) in [(Self.path, "n0"), (Self.front, "n5")] {
-            try tools.makeDirectory(path)
-            try tools.setPermissions(path, [owner, owner == "n0" ? "r5" : "r0"])
-        }
-        try tools.write(Self.path + "/frontend", Self.front)
-        try tools.write(Self.path + "/online", "1")
-        try tools.write(Self.path + "/state", "1")
-        if let rate { try tools.write(Self.path + "/rate", rate) }
-        try guest.write(Self.front + "/state", "1")
+        if let rate { try store.tools.write(Self.path + "/rate", rate) }
         let (ours, theirs) = try FrameSocket.pair()
         reactor = try Reactor()
         reactor.maySleep = { false }

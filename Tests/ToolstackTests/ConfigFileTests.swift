@@ -4,6 +4,7 @@
 // Quirks: the garbage is seeded, so a failure can be run again.
 
 import DomainConfig
+import TestSupport
 import Testing
 
 private func parse(_ text: String) -> ConfigFile { ConfigFile(text, source: "t.cfg") }
@@ -110,7 +111,7 @@ private func list(_ file: ConfigFile, _ key: String) -> [String]? {
 
     @Test("no bytes make it trap", arguments: 0..<200 as Range<UInt64>)
     func garbage(seed: UInt64) {
-        var generator = Seeded(seed: seed)
+        var generator = Seeded(seed)
         let alphabet = Array("ab=+[],;'\"\\\n#\t x0\r-nmemory disk".utf8)
         let bytes = (0..<Int.random(in: 0...600, using: &generator)).map { _ in
             seed % 2 == 0
@@ -121,18 +122,5 @@ private func list(_ file: ConfigFile, _ key: String) -> [String]? {
         _ = DomainConfig.read(file)
         _ = try? DiskSpecification(String(decoding: bytes, as: UTF8.self))
         _ = VirtualDevice(String(decoding: bytes.prefix(6), as: UTF8.self))
-    }
-}
-
-/// SplitMix64.
-struct Seeded: RandomNumberGenerator {
-    private var state: UInt64
-    init(seed: UInt64) { state = seed }
-    mutating func next() -> UInt64 {
-        state &+= 0x9E37_79B9_7F4A_7C15
-        var value = state
-        value = (value ^ (value >> 30)) &* 0xBF58_476D_1CE4_E5B9
-        value = (value ^ (value >> 27)) &* 0x94D0_49BB_1331_11EB
-        return value ^ (value >> 31)
     }
 }
