@@ -26,6 +26,7 @@ build-tests:
 test: build build-tests
 	@scripts/install-packages demo
 	@scripts/guests installer linux linux32 linux32-classic
+	@scripts/xen-tools
 	swift test --skip-build
 
 # What needs no guest and takes seconds.
@@ -35,6 +36,7 @@ unit-test: build-tests
 domain-test: build build-tests
 	@scripts/install-packages demo
 	@scripts/guests installer linux linux32 linux32-classic
+	@scripts/xen-tools
 	swift test --skip-build --filter DomainTests
 
 # A whole Debian on two processors, with 20 minutes of work that must always find the same. Half an hour; needs root.
