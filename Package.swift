@@ -27,6 +27,8 @@ let package = Package(
         // Host: what Apus asks of Linux and of C libraries.
         .target(name: "CHost", path: "Sources/Host/CHost"),
         .target(name: "Host", dependencies: ["CHost"], path: "Sources/Host/Host", swiftSettings: raw),
+        .target(
+            name: "DomainProcess", dependencies: ["Host"], path: "Sources/Host/DomainProcess", swiftSettings: strict),
         .systemLibrary(name: "CXen", path: "Sources/Host/CXen", providers: [.apt(["libxen-dev"])]),
         .systemLibrary(
             name: "CVNC", path: "Sources/Host/CVNC", pkgConfig: "libvncserver", providers: [.apt(["libvncserver-dev"])]),
@@ -52,11 +54,12 @@ let package = Package(
         .target(
             name: "Kernel",
             dependencies: [
-                "Chips", "CProcessor", "CXen", "DomainBuilder", "DomainConfig", "Host", "Ioreq", "Machine", "Processor",
+                "Chips", "CProcessor", "CXen", "DomainBuilder", "DomainConfig", "DomainProcess", "Host", "Ioreq",
+                "Machine", "Processor",
             ],
             path: "Sources/Hypervisor/Kernel", swiftSettings: strict),
         .executableTarget(
-            name: "hypervisor", dependencies: ["Host", "Kernel"],
+            name: "hypervisor", dependencies: ["DomainProcess", "Host", "Kernel"],
             path: "Sources/Hypervisor/hypervisor", swiftSettings: strict),
 
         .executableTarget(
@@ -97,7 +100,7 @@ let package = Package(
             ],
             path: "Sources/DeviceModel/PCBoard", swiftSettings: strict),
         .executableTarget(
-            name: "device-model", dependencies: ["Host", "PCBoard"],
+            name: "device-model", dependencies: ["DomainProcess", "Host", "PCBoard"],
             path: "Sources/DeviceModel/device-model", swiftSettings: strict),
 
         // Networks: frames, and what is on the host's side of them.
@@ -109,7 +112,7 @@ let package = Package(
             name: "UserNetwork", dependencies: ["CSlirp", "Ethernet", "Host"], path: "Sources/Network/UserNetwork",
             swiftSettings: strict),
         .executableTarget(
-            name: "network", dependencies: ["Host", "UserNetwork"], path: "Sources/Network/network",
+            name: "network", dependencies: ["DomainProcess", "Host", "UserNetwork"], path: "Sources/Network/network",
             swiftSettings: strict),
 
         // Back ends.
@@ -139,19 +142,18 @@ let package = Package(
         .target(
             name: "DomainBackend",
             dependencies: [
-                "BlockBackend", "ConsoleBackend", "DisplayBackend", "DomainConfig", "Ethernet", "Host", "Images",
-                "Ioreq", "NetBackend", "Rings", "VNC",
-                "XenStore", "XenStoreClient",
+                "BlockBackend", "ConsoleBackend", "DisplayBackend", "DomainConfig", "DomainProcess", "Ethernet", "Host",
+                "Images", "Ioreq", "NetBackend", "Rings", "VNC", "XenStore", "XenStoreClient",
             ],
             path: "Sources/Backends/DomainBackend", swiftSettings: strict),
         .executableTarget(
-            name: "backend", dependencies: ["DomainBackend", "Host"], path: "Sources/Backends/backend",
+            name: "backend", dependencies: ["DomainBackend", "DomainProcess", "Host"], path: "Sources/Backends/backend",
             swiftSettings: strict),
 
         // Toolstack.
         .target(name: "DomainConfig", path: "Sources/Toolstack/DomainConfig", swiftSettings: strict),
         .target(
-            name: "Toolstack", dependencies: ["DomainConfig", "Host", "Images", "XenStoreClient"],
+            name: "Toolstack", dependencies: ["DomainConfig", "DomainProcess", "Host", "Images", "XenStoreClient"],
             path: "Sources/Toolstack/Toolstack",
             swiftSettings: strict),
         .executableTarget(

@@ -5,6 +5,7 @@
 
 internal import ConsoleBackend
 internal import DomainConfig
+internal import DomainProcess
 internal import Foundation
 public import Host
 internal import Images

@@ -3,39 +3,13 @@
 // Modelled: binding, sending both ways, code that was written. Quirks: a request waits for its answer, a matter of
 // microseconds: the hypervisor's thread for it does nothing else.
 
+internal import DomainProcess
 internal import Foundation
 internal import Host
 internal import Ioreq
 internal import Rings
 
-/// Where the guest finds xenstore and its console.
-struct SpecialPlaces: Codable, Equatable {
-    var storeFrame: UInt64
-    var storePort: UInt32
-    var consoleFrame: UInt64
-    var consolePort: UInt32
-}
-
 final class HypervisorLink: EventPorts {
-    private struct Hello: Codable {
-        var ramBytes: UInt64
-        var vcpus: Int
-        var grantFrames: Int
-        var places: SpecialPlaces
-        var isFlat: Bool
-        var special: [SpecialPage]
-    }
-    /// A frame that is no RAM, and where it lies in the hypervisor's own memory.
-    private struct SpecialPage: Codable {
-        var frame: UInt64
-        var offset: Int
-    }
-    private struct Request: Codable {
-        var bind: UInt32?
-        var unbind: UInt32?
-        var modified: UInt64?
-    }
-
     /// A bound port, by the number it has on this side.
     private final class Port: EventPort {
         let number: UInt32
@@ -65,7 +39,7 @@ final class HypervisorLink: EventPorts {
         guard let (message, descriptors) = try socket.receive() else {
             throw BackendFailure("the hypervisor ended before it gave its memory")
         }
-        let hello = try JSONDecoder().decode(Hello.self, from: Data(message))
+        let hello = try JSONDecoder().decode(BackendHello.self, from: Data(message))
         guard descriptors.count == 6, hello.ramBytes > 0, hello.ramBytes < 1 << 46,
             (1...1024).contains(hello.grantFrames), hello.special.count <= 16
         else {
@@ -92,7 +66,7 @@ final class HypervisorLink: EventPorts {
             throw BackendFailure("the hypervisor gave no grant table")
         }
         self.grants = grants
-        memory.onCodeWritten = { [unowned self] frame in _ = ask(Request(modified: frame << 12)) }
+        memory.onCodeWritten = { [unowned self] frame in _ = ask(.modified(frame << 12)) }
     }
 
     /// Lets the hypervisor start the guest.
@@ -126,7 +100,7 @@ final class HypervisorLink: EventPorts {
     // MARK: EventPorts
 
     func bind(_ guestPort: UInt32) throws(EventError) -> any EventPort {
-        let number = UInt32(ask(Request(bind: guestPort)))
+        let number = UInt32(ask(.bind(guestPort)))
         guard number > 0 else { throw .badPort }
         // The guest has bound this port twice: the older end is void.
         let port = Port(number, self)
@@ -137,7 +111,7 @@ final class HypervisorLink: EventPorts {
     private func close(_ port: Port) {
         guard ports[port.number] === port else { return }
         ports[port.number] = nil
-        _ = ask(Request(unbind: port.number))
+        _ = ask(.unbind(port.number))
     }
 
     private func notify(_ number: UInt32) {
@@ -146,7 +120,7 @@ final class HypervisorLink: EventPorts {
     }
 
     /// The hypervisor's answer; 0 if it did not do what was asked.
-    private func ask(_ request: Request) -> Int {
+    private func ask(_ request: BackendRequest) -> Int {
         guard let json = try? JSONEncoder().encode(request), (try? socket.send(Array(json))) != nil,
             let answer = (try? socket.receive())?.message, answer.count == 2
         else { return 0 }

@@ -3,44 +3,14 @@
 // Modelled: binding, unbinding, written code. Quirks: a request is a line of JSON and waits for its answer.
 
 internal import DomainConfig
+internal import DomainProcess
 internal import Foundation
 internal import Host
 internal import Ioreq
 internal import Synchronization
 
-/// Where a guest finds xenstore and its console: frames and event channels.
-public struct SpecialPlaces: Codable, Equatable, Sendable {
-    public var storeFrame: UInt64
-    public var storePort: Int
-    public var consoleFrame: UInt64
-    public var consolePort: Int
-}
-
 /// Belongs to the reactor's thread.
 final class BackendLink {
-    private struct Hello: Codable {
-        var ramBytes: UInt64
-        var vcpus: Int
-        var grantFrames: Int
-        var places: SpecialPlaces
-        /// All of RAM lies from frame 0 on.
-        var isFlat: Bool
-        /// Frames that are no RAM, with their offsets in the hypervisor's own.
-        var special: [SpecialPage]
-    }
-    private struct SpecialPage: Codable {
-        var frame: UInt64
-        var offset: Int
-    }
-    private struct Request: Codable {
-        /// A port of the guest's.
-        var bind: Int?
-        /// A port of the back ends' own.
-        var unbind: Int?
-        /// Guest-physical address of a page with decoded code that was written.
-        var modified: UInt64?
-    }
-
     private let socket: MessageSocket
     private let domain: Domain
     private let doorbell: HostEvent
@@ -54,10 +24,10 @@ final class BackendLink {
     func meet(_ places: SpecialPlaces) throws {
         let memory = domain.memory
         let special = domain.config.kind == .hvm ? SpecialFrame.all : []
-        let hello = Hello(
-            ramBytes: memory.ram.size, vcpus: domain.config.vcpus, grantFrames: GrantTable.maximumFrames,
-            places: places, isFlat: domain.config.kind == .pv,
-            special: special.map { SpecialPage(frame: $0.guestFrame, offset: $0.index << 12) })
+        let hello = BackendHello(
+            ramBytes: memory.ram.size, grantFrames: GrantTable.maximumFrames, places: places,
+            isFlat: domain.config.kind == .pv,
+            special: special.map { BackendHello.SpecialPage(frame: $0.guestFrame, offset: $0.index << 12) })
         let descriptors = [
             memory.ram.memory.descriptor, memory.ram.codeMap.descriptor, memory.frames.descriptor,
             domain.pages.memory.descriptor, domain.eventPages.memory.descriptor, doorbell.descriptor,
@@ -75,28 +45,28 @@ final class BackendLink {
                 reactor.unwatch(socket.descriptor.number)
                 return onEnd()
             }
-            let answer = (try? JSONDecoder().decode(Request.self, from: Data(message))).map(carryOut) ?? 0
+            let answer = (try? JSONDecoder().decode(BackendRequest.self, from: Data(message))).map(carryOut) ?? 0
             try? socket.send([UInt8(truncatingIfNeeded: answer), UInt8(truncatingIfNeeded: answer >> 8)])
         }
     }
 
     /// 0: it could not be done; for a binding, the back ends' own port.
-    private func carryOut(_ request: Request) -> Int {
-        if let port = request.bind {
-            let (pages, doorbell, counters) = (domain.eventPages, doorbell, domain.xen.counters)
-            let bound = domain.xen.events.attach(port) {
-                counters.toBackends.wrappingAdd(1, ordering: .relaxed)
-                pages.signalBackend($0, doorbell: doorbell)
-            }
-            domain.xen.route(port)
-            return bound ?? 0
+    private func carryOut(_ request: BackendRequest) -> Int {
+        switch request {
+        case .bind(let port): return bind(Int(port)) ?? 0
+        case .unbind(let port): domain.xen.events.detach(Int(port))
+        case .modified(let address): domain.noteWritten(address & ~0xFFF, bytes: 4096)
         }
-        if let port = request.unbind {
-            domain.xen.events.detach(port)
-            return 1
-        }
-        guard let address = request.modified else { return 0 }
-        domain.noteWritten(address & ~0xFFF, bytes: 4096)
         return 1
+    }
+
+    private func bind(_ port: Int) -> Int? {
+        let (pages, doorbell, counters) = (domain.eventPages, doorbell, domain.xen.counters)
+        let bound = domain.xen.events.attach(port) {
+            counters.toBackends.wrappingAdd(1, ordering: .relaxed)
+            pages.signalBackend($0, doorbell: doorbell)
+        }
+        domain.xen.route(port)
+        return bound
     }
 }

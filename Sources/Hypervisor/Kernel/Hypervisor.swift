@@ -5,6 +5,7 @@
 
 internal import Chips
 internal import DomainConfig
+public import DomainProcess
 internal import Foundation
 public import Host
 internal import Ioreq

@@ -5,6 +5,7 @@
 internal import CXen
 internal import DomainBuilder
 internal import DomainConfig
+internal import DomainProcess
 internal import Host
 internal import Ioreq
 internal import Processor
@@ -16,7 +17,7 @@ extension Domain {
         let file = try HostFile.read(kernelPath, limit: 1 << 28)
         let ramdisk = try readRamdisk()
         let (storePort, consolePort) = (
-            try xen.events.allocateUnbound(remote: 0), try xen.events.allocateUnbound(remote: 0)
+            UInt32(try xen.events.allocateUnbound(remote: 0)), UInt32(try xen.events.allocateUnbound(remote: 0))
         )
         let built: PVStart
         do {
@@ -25,8 +26,7 @@ extension Domain {
                 kernel: try KernelImage(file), ramdisk: ramdisk[...], commandLine: config.commandLine ?? "",
                 memory: memory.ram.size
             ).build(
-                into: &target, storePort: UInt32(storePort), consolePort: UInt32(consolePort),
-                sharedInfoFrame: ramFrames)
+                into: &target, storePort: storePort, consolePort: consolePort, sharedInfoFrame: ramFrames)
             if let page = built.hypercallPage { target.write(HypercallPage.paravirtual[...], at: page) }
         } catch {
             throw SetupFailure("\(kernelPath): \(error)")

@@ -6,6 +6,7 @@
 internal import CXen
 internal import DomainBuilder
 internal import DomainConfig
+internal import DomainProcess
 internal import Host
 internal import Ioreq
 
@@ -53,9 +54,9 @@ extension Domain {
         let isHVM = config.kind == .hvm
         let places = SpecialPlaces(
             storeFrame: isHVM ? SpecialFrame.store.guestFrame : map.storeFrame,
-            storePort: try xen.events.allocateUnbound(remote: 0),
+            storePort: UInt32(try xen.events.allocateUnbound(remote: 0)),
             consoleFrame: isHVM ? SpecialFrame.console.guestFrame : map.consoleFrame,
-            consolePort: try xen.events.allocateUnbound(remote: 0))
+            consolePort: UInt32(try xen.events.allocateUnbound(remote: 0)))
         return grantSpecialPages(places)
     }
 

@@ -107,22 +107,3 @@ public enum Control {
         try ControlQuestion(socket, request, descriptors: descriptors).answer(seconds: seconds)
     }
 }
-
-/// A line of a status pipe.
-struct StatusLine: Codable {
-    /// Where the guest finds xenstore and its console: frames and event channels (hypervisor).
-    struct Places: Codable {
-        var storeFrame: UInt64
-        var storePort: UInt32
-        var consoleFrame: UInt64
-        var consolePort: UInt32
-    }
-    var ready: Bool?
-    var error: String?
-    var exit: String?
-    var places: Places?
-    /// A boot loader's menu is on the console (monitor to xl).
-    var console: Bool?
-    /// Log lines that go with an error (monitor to xl).
-    var log: [String]?
-}

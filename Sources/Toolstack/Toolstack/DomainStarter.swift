@@ -4,6 +4,7 @@
 // Quirks: a failed creation uses up a number, as on Xen.
 
 public import DomainConfig
+internal import DomainProcess
 internal import Foundation
 public import Host
 

@@ -3,6 +3,7 @@
 // Modelled: start, status lines, end.
 // Quirks: the processes die with the monitor's main thread, which starts them.
 
+internal import DomainProcess
 internal import Foundation
 internal import Host
 
@@ -18,7 +19,7 @@ final class Member {
     /// How the domain ended (hypervisor only).
     private(set) var exit: String?
     /// Where the guest finds xenstore and console (hypervisor only).
-    private(set) var places: StatusLine.Places?
+    private(set) var places: SpecialPlaces?
     private var pending: [UInt8] = []
 
     /// Starts the program beside `programs`' own executable, `peers` being its descriptors from 4 on. SIGKILL is 9.

@@ -4,6 +4,7 @@
 // Quirks: a guest that crashes within its first minute is not started again and again (xend's rule; xl has none).
 
 internal import DomainConfig
+internal import DomainProcess
 internal import Foundation
 internal import Host
 

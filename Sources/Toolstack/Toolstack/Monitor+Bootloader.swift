@@ -4,6 +4,7 @@
 // Quirks: what nobody reads is dropped; files it made are removed once the hypervisor has read them.
 
 internal import DomainConfig
+internal import DomainProcess
 internal import Foundation
 internal import Host
 

@@ -4,6 +4,7 @@
 // Quirks: it is two processes: the worker below, and a parent that removes what the worker leaves if it is killed.
 
 internal import DomainConfig
+internal import DomainProcess
 internal import Foundation
 internal import Host
 internal import XenStoreClient
