@@ -77,11 +77,11 @@ extension Guests {
         }
 
         @Test("Balloon and sysrq reach it, and a reboot makes it anew") func control() throws {
-            let (domain, console, _) = try boot("pv-control", vcpus: 2)
+            let (domain, console, _) = try boot("pv-control", vcpus: 2, more: "maxmem = 320")
             try console.wait(for: "guest#", within: 300)
             #expect(try Site.xl("sysrq", domain.name, "h").status == 0)
             try console.wait(for: "HELP :", within: 20)
-            for target in ["192", "256"] {
+            for target in ["192", "320", "256"] {
                 #expect(try Site.xl("mem-set", domain.name, target).status == 0)
                 let end = Date().addingTimeInterval(30)
                 while try !Site.xl("list", domain.name).output.contains("  \(target)     2"), Date() < end {

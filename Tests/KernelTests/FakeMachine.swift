@@ -120,7 +120,9 @@ final class Caller {
 
     init(vcpus: Int = 2, flavour: XenDomain.Flavour = .hvm) {
         machine = FakeMachine(vcpus: vcpus)
-        xen = XenDomain(machine, frames: machine.frameArea, handle: Array(0..<16), flavour: flavour)
+        xen = XenDomain(
+            machine, frames: machine.frameArea, handle: Array(0..<16), flavour: flavour,
+            initialFrames: machine.ramFrames)
     }
 
     var call: Hypercall { Hypercall(xen: xen, memory: memory, vcpu: vcpu, isLong: isLong) }

@@ -287,6 +287,22 @@ import Testing
         #expect(guest.structured(12, 6, (0x2000, 8), (1, 8), (0, 4), (0, 4), (0x7FF0, 2)) == 0, "it is there")
     }
 
+    @Test("A PV guest begins with its first frames, another one with all and a duty to give back")
+    func reservation() {
+        let paravirtual = Reservation(frames: 100, initial: 70, isOnDemand: false)
+        #expect(paravirtual.missing == 30)
+        #expect(!paravirtual.add(69) && paravirtual.add(70) && !paravirtual.add(70))
+        #expect(paravirtual.missing == 29)
+        #expect(paravirtual.remove(0) && !paravirtual.remove(99) && !paravirtual.remove(100))
+        #expect(paravirtual.missing == 30)
+        let onDemand = Reservation(frames: 100, initial: 70, isOnDemand: true)
+        for frame in UInt64(40)..<70 {
+            #expect(onDemand.missing == 30 && !onDemand.add(frame) && onDemand.remove(frame))
+        }
+        #expect(onDemand.missing == 30 && onDemand.add(40) && onDemand.missing == 29)
+        #expect(onDemand.add(41) && onDemand.missing == 28 && !onDemand.add(100))
+    }
+
     @Test("The memory map goes as far as there is room")
     func memoryMap() {
         let guest = Caller()

@@ -17,7 +17,9 @@ extension Domain: XenMachine {
     func makeXen() -> XenDomain {
         guard let base = unsafe memory.frames.bytes.baseAddress else { preconditionFailure("frames are not mapped") }
         let frames = unsafe GuestArea(base, bytes: memory.frames.bytes.count)
-        return XenDomain(self, frames: frames, handle: handle, flavour: Self.flavour(of: config))
+        return XenDomain(
+            self, frames: frames, handle: handle, flavour: Self.flavour(of: config),
+            initialFrames: UInt64(config.memory) << 8)
     }
 
     /// The thread of the guest's Xen timers.

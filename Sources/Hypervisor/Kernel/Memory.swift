@@ -33,8 +33,9 @@ struct SpecialFrame: Sendable {
     private let layout: Mutex<GuestMemoryLayout>
 
     init(_ config: DomainConfig) throws {
-        let bytes = UInt64(config.memory) << 20
-        if let available = HostMemory.available, bytes > available {
+        // What the domain may come to have; the host gives what is written.
+        let bytes = UInt64(max(config.memory, config.maxmem)) << 20
+        if let available = HostMemory.available, UInt64(config.memory) << 20 > available {
             throw SetupFailure(
                 "the domain wants \(config.memory) MiB of memory but only \(available >> 20) MiB are available")
         }

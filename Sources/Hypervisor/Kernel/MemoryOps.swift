@@ -4,18 +4,6 @@
 // Not modelled: gmfn spaces (a page at a second place), exchange, paging, sharing.
 
 internal import CXen
-internal import Synchronization
-
-/// Which frames the guest gave back.
-final class Reservation: Sendable {
-    private let gone = Mutex<Set<UInt64>>([])
-
-    var missing: UInt64 { gone.withLock { UInt64($0.count) } }
-    /// false: it was gone.
-    func remove(_ frame: UInt64) -> Bool { gone.withLock { $0.insert(frame).inserted } }
-    /// false: it is there.
-    func add(_ frame: UInt64) -> Bool { gone.withLock { $0.remove(frame) != nil } }
-}
 
 extension Hypercall {
     /// Where a PV guest reads the machine-to-physical table (MACH2PHYS_VIRT_START).

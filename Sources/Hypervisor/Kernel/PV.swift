@@ -24,7 +24,7 @@ extension Domain {
             var target = GuestRAMWriter(domain: self, size: memory.ram.size)
             built = try PVBuilder(
                 kernel: try KernelImage(file), ramdisk: ramdisk[...], commandLine: config.commandLine ?? "",
-                memory: memory.ram.size
+                memory: UInt64(config.memory) << 20
             ).build(
                 into: &target, storePort: storePort, consolePort: consolePort, sharedInfoFrame: ramFrames)
             if let page = built.hypercallPage { target.write(HypercallPage.paravirtual[...], at: page) }

@@ -101,8 +101,8 @@ final class XenDomain: @unchecked Sendable {
 
     enum Flavour: Sendable { case plain, hvm, pv }
 
-    /// `frames`: memory for shared info (first page) and the grant table.
-    init(_ machine: any XenMachine, frames: GuestArea, handle: [UInt8], flavour: Flavour) {
+    /// `frames`: memory for shared info (first page) and the grant table. `initialFrames`: RAM that the guest begins with.
+    init(_ machine: any XenMachine, frames: GuestArea, handle: [UInt8], flavour: Flavour, initialFrames: UInt64) {
         (self.machine, self.handle, self.flavour) = (machine, handle, flavour)
         let count = machine.vcpuCount
         shared = SharedInfo(frames, vcpus: count)
@@ -111,7 +111,8 @@ final class XenDomain: @unchecked Sendable {
         parameters = HVMParameters(vcpus: count)
         events = EventChannels(shared, domid: machine.domid, vcpus: count)
         timers = XenTimers(vcpus: count)
-        reservation = Reservation()
+        reservation = Reservation(
+            frames: machine.ramFrames, initial: initialFrames, isOnDemand: flavour != .pv)
         output = GuestOutput()
         callbacks = Callbacks(vcpus: count)
     }

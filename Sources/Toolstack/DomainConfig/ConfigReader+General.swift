@@ -69,8 +69,6 @@ extension ConfigReader {
         guard let most = number("maxmem", in: 1...(1 << 24), phase: .creating) else { return memory }
         if most < memory, let item = file["maxmem"] {
             fail(item.position, "`maxmem' (\(most)) is less than `memory' (\(memory))", phase: .creating)
-        } else if most > memory, let item = file["maxmem"] {
-            warn(item.position, "`maxmem' above `memory' has no effect yet: there is no ballooning")
         }
         return most
     }

@@ -131,6 +131,9 @@ extension Command {
         let record = try session.running(name)
         let directory = session.run.directory(of: record.domid)
         guard var config = try? directory.readConfig() else { throw ToolstackError("the domain's config is gone") }
+        guard config.kind == .hvm else {
+            throw ToolstackError("Domain \(record.domid): cdrom-insert requires an HVM domain")
+        }
         guard let place = config.disks.firstIndex(where: { $0.vdev == vdev && $0.cdrom }) else {
             throw ToolstackError("domain \(record.name) has no CD drive \(vdev)")
         }
