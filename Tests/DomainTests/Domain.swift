@@ -209,6 +209,11 @@ final class Console {
 
     deinit { close(descriptor) }
 
+    /// A command that waits for a file: Linux shows a device some time after its ends have met in the store.
+    static func awaiting(_ path: String) -> String {
+        "for i in $(seq 100); do [ -e \(path) ] && break; usleep 100000; done"
+    }
+
     func send(_ line: String) { _ = line.withCString { write(descriptor, $0, strlen($0)) } }
 
     /// Reads until `words` has come; what has come since the last call, with `words` at its end.

@@ -88,7 +88,8 @@ extension Guests {
             let (domain, console) = try boot("attached", disk)
             let attached = try Site.xl("block-attach", domain.name, "format=qcow2,vdev=xvdb,access=rw,target=\(image)")
             #expect(attached.status == 0, "\(attached.error)")
-            let written = try console.run("mount -t ext4 /dev/xvdb /mnt && echo late >/mnt/late && umount /mnt")
+            let wait = Console.awaiting("/dev/xvdb")
+            let written = try console.run("\(wait); mount /dev/xvdb /mnt && echo late >/mnt/late && umount /mnt")
             #expect(written.contains("DONE-0"), "\(written)")
             // Its lock, and that of what lies below, have come along.
             for taken in ["format=qcow2,vdev=xvdc,access=rw,target=\(image)", "file:\(base),xvdc,w"] {
@@ -101,7 +102,7 @@ extension Guests {
             #expect(try Site.xl("block-detach", domain.name, "xvdb").status == 0)
             try qemu("check", "-q", "-f", "qcow2", image)
             #expect(try Site.xl("block-attach", domain.name, "file:\(base),xvdb,r").status == 0)
-            #expect(try console.run("mount -t ext4 -o ro /dev/xvdb /mnt && ls /mnt").contains("lost+found"))
+            #expect(try console.run("\(wait); mount -o ro /dev/xvdb /mnt && ls /mnt").contains("lost+found"))
         }
 
         @Test("A killed back end costs nothing that was flushed, and its domain alone") func killed() throws {
