@@ -136,6 +136,15 @@ private struct Outcome: Equatable {
         ])
     }
 
+    @Test func highBytesAreStoredWhereTheyBelong() {
+        // mov ecx,20; mov edi,0xC0F9; l: imul eax,ecx,0x1357; mov [rdi],ah; mov [rdi+5],bh; add ebx,eax; inc rdi;
+        // dec ecx; jnz l; hlt
+        agree([
+            0xB9, 20, 0, 0, 0, 0xBF, 0xF9, 0xC0, 0, 0, 0x69, 0xC1, 0x57, 0x13, 0, 0, 0x88, 0x27, 0x88, 0x7F, 5, 0x01,
+            0xC3, 0x48, 0xFF, 0xC7, 0xFF, 0xC9, 0x75, 0xEC, 0xF4,
+        ])
+    }
+
     @Test func faultsInTheMiddleNameTheInstruction() {
         // mov eax,5; mov ecx,7; l: add eax,ecx; dec ecx; mov [rcx*8+0xC000],rax; jnz l; push rax; add ebx,[0x800000]; hlt
         let guest = SystemGuest()

@@ -8,8 +8,9 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-_Static_assert(offsetof(apus_vcpu, jump_cache) < 512 << 10, "operands' places fit in what SIMD.swift keeps of them");
-_Static_assert(offsetof(apus_vcpu, fpu) % 16 == 0, "FXSAVE wants its image aligned");
+_Static_assert(offsetof(apus_vcpu, tlb) < 512 << 10, "operands' places fit in what SIMD.swift keeps of them");
+_Static_assert(offsetof(apus_vcpu, fpu) % 64 == 0, "XSAVE wants its image aligned");
+_Static_assert(offsetof(apus_vcpu, tlb) % sizeof(apus_tlb_entry) == 0, "an entry lies in one line of the host's cache");
 
 /// Maps code at a multiple of a huge page, if it is large, and asks for huge pages: few entries of the host's TLB then do.
 static void *map_code(int file, size_t bytes, int protection) {

@@ -149,12 +149,13 @@ extension Translator {
     static func emitRefill(_ emitter: inout Emitter, _ mode: UInt8, write: Bool) {
         emitter.stackDepth = 8
         defer { emitter.stackDepth = 0 }
-        let entries = StateOffset.tlbSet(mode) + (write ? Int32(APUS_TLB_ENTRIES) * 16 : 0)
+        let entries = StateOffset.tlbSet(mode) + (write ? StateOffset.tlbBytes : 0)
         emitter.bytes(0x4E, 0x33, 0x54, 0x1C, 8)  // xor r10, [rsp + r11 + 8]
         emitter.store(0, .state(StateOffset.nearSaved))
         emitter.store(1, .state(StateOffset.nearSaved + 8))
-        emitter.bytes(0x4C, 0x89, 0xD0, 0x48, 0xC1, 0xE8, 8, 0x25)  // mov rax, r10; shr rax, 8; and eax, ...
-        emitter.long((Int32(APUS_TLB_ENTRIES) - 1) * 16)
+        // mov rax, r10; shr rax, ...; and eax, ...
+        emitter.bytes(0x4C, 0x89, 0xD0, 0x48, 0xC1, 0xE8, StateOffset.tlbShift, 0x25)
+        emitter.long(StateOffset.tlbMask)
         emitter.bytes(0x48, 0x8B, 0x8C, 0x04)  // mov rcx, [rsp + rax + tag]
         emitter.long(entries + 8)
         emitter.bytes(0x49, 0x31, 0xCA, 0x49, 0x81, 0xFA)  // xor r10, rcx; cmp r10, 4095
@@ -164,7 +165,8 @@ extension Translator {
         emitter.bytes(0x48, 0x8B, 0x8C, 0x04)  // mov rcx, [rsp + rax + host]
         emitter.long(entries + 16)
         emitter.bytes(0x4A, 0x89, 0x4C, 0x1C, 16)  // mov [rsp + r11 + 16], rcx
-        emitter.bytes(0x4A, 0x2B, 0x4C, 0x1C, 8)  // sub rcx, [rsp + r11 + 8]
+        emitter.bytes(0x48, 0x8B, 0x8C, 0x04)  // mov rcx, [rsp + rax + distance]
+        emitter.long(entries + 24)
         emitter.bytes(0x4A, 0x89, 0x4C, 0x1C, 24)  // mov [rsp + r11 + 24], rcx
         emitter.aim(miss, emitter.at)
         emitter.load(0, .state(StateOffset.nearSaved))

@@ -48,7 +48,12 @@ enum StateOffset {
     static let timeStampOffset = place(\.tsc_offset)
     static let timeStampAux = place(\.tsc_aux)
     /// The entries for loads of one mode; those for stores lie behind them.
-    static func tlbSet(_ mode: UInt8) -> Int32 { tlb + Int32(mode) * 2 * Int32(APUS_TLB_ENTRIES) * 16 }
+    static func tlbSet(_ mode: UInt8) -> Int32 { tlb + Int32(mode) * 2 * tlbBytes }
+    /// Of one set for loads, or for stores.
+    static let tlbBytes = Int32(APUS_TLB_ENTRIES) * Int32(MemoryLayout<apus_tlb_entry>.stride)
+    /// How far an address goes right, and what is kept of it then, to be an entry's place in its set.
+    static let tlbShift = UInt8(12 - MemoryLayout<apus_tlb_entry>.stride.trailingZeroBitCount)
+    static let tlbMask = tlbBytes - Int32(MemoryLayout<apus_tlb_entry>.stride)
     static func segmentBase(_ index: UInt8) -> Int32 { Int32(APUS_SEGMENTS_OFFSET) + Int32(index) * 16 }
     static func segmentLimit(_ index: UInt8) -> Int32 { segmentBase(index) + 8 }
     static func segmentSelector(_ index: UInt8) -> Int32 { segmentBase(index) + 12 }

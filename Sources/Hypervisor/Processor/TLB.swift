@@ -169,7 +169,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
     /// Fills sets with entries that match nothing: at first, with the one that stays empty as well.
     func clearTLB(sets: Int = Int(APUS_TLB_MODES) * 2) {
         for place in 0..<sets * Int(APUS_TLB_ENTRIES) {
-            self.pointee.tlb_first[place] = apus_tlb_entry(tag: emptyTag(place), host: 0)
+            self.pointee.tlb_first[place] = apus_tlb_entry(tag: emptyTag(place), host: 0, distance: 0, unused: 0)
         }
     }
 
@@ -222,7 +222,8 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
         let index = Int(truncatingIfNeeded: linear &>> 12 & UInt64(APUS_TLB_ENTRIES - 1))
         let place = (Int(mode) * 2 + (write ? 1 : 0)) * Int(APUS_TLB_ENTRIES) + index
         let hostPage = UInt64(UInt(bitPattern: host)) & ~0xFFF
-        self.pointee.tlb_first[place] = apus_tlb_entry(tag: linear & ~0xFFF, host: hostPage)
+        let page = linear & ~0xFFF
+        self.pointee.tlb_first[place] = apus_tlb_entry(tag: page, host: hostPage, distance: hostPage &- page, unused: 0)
         if write { engine.pointee.storeStamp &+= 1 }
         engine.pointee.spaces.list(place)
     }

@@ -13,8 +13,12 @@ extension Translation {
         if let place = shared(4, low, plan) { return place }
         clobberFlags(plan)
         loadStackAddress(low, bytes)
-        translateAddress(bytes, write: write, slot: stackSlot)
-        return .memory(HostRegister.address, 0)
+        guard width == 8 else {
+            translateAddress(bytes, write: write, slot: stackSlot)
+            return .memory(HostRegister.address, 0)
+        }
+        translateAddress(bytes, write: write, .distance)
+        return .indexed(HostRegister.address, stack, low)
     }
 
     /// The slot in front of the TLB for the stack.

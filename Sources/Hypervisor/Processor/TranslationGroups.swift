@@ -163,14 +163,14 @@ extension Translation {
         } else {
             emitter.move(address, base)
         }
-        translateRange(group.high - group.low, write: group.writes, slot: Int(group.base))
+        let form = pinned(group.base) == nil ? Translated.address : .distance
+        translateRange(group.high - group.low, write: group.writes, slot: Int(group.base), form)
         if isPlain(group.leader) {
-            emitter.insn(0x8D, 8, scratch, .memory(address, -group.low))
-            let own = pinned(group.base).map { HostPlace.register($0) } ?? .state(Int32(group.base) * 8)
-            emitter.insn(0x2B, 8, scratch, own)
-            emitter.store(scratch, .state(distance(group)))
+            if form == .address { takeDistance(write: group.writes) }
+            emitter.store(form == .address ? scratch : address, .state(distance(group)))
         }
-        return .memory(address, displacement - group.low)
+        return form == .address
+            ? .memory(address, displacement - group.low) : .indexed(address, base, displacement)
     }
 
     /// The field that says how far the host's addresses are from the guest's.

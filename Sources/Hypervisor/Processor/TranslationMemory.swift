@@ -6,6 +6,18 @@
 internal import CProcessor
 
 extension Translation {
+    /// What a look into the TLB leaves in r10.
+    enum Translated {
+        /// The operand's address in the host.
+        case address
+        /// How far the host's addresses of the page are from the guest's: the operand's own registers need not wait.
+        case distance
+
+        /// ADD or MOV from a field of the entry.
+        fileprivate var opcode: UInt16 { self == .address ? 0x03 : 0x8B }
+        fileprivate var field: Int32 { self == .address ? 8 : 16 }
+    }
+
     // MARK: Memory
 
     /// The operand's effective address in r10.
@@ -96,8 +108,10 @@ extension Translation {
         return 7
     }
 
-    /// Turns the linear address in r10 into a host address by the slot in front of the TLB.
-    private mutating func translateNear(_ size: Int32, write: Bool, aligned: Bool, _ slot: Int, leads: Bool) {
+    /// Turns the linear address in r10 into what `form` says by the slot in front of the TLB.
+    private mutating func translateNear(
+        _ size: Int32, write: Bool, aligned: Bool, _ slot: Int, _ form: Translated, leads: Bool
+    ) {
         let place = StateOffset.near(tlbMode, write: write, slot: slot)
         emitter.insn(0x33, 8, HostRegister.address, .state(place))
         let condition = compareOffset(size, aligned: aligned)
@@ -107,7 +121,7 @@ extension Translation {
                 jump: jump, back: emitter.at, index: index, slot: place,
                 refill: common.refills[Int(tlbMode) * 2 + (write ? 1 : 0)], size: size, aligned: aligned,
                 isApart: isApart, leads: leads))
-        emitter.insn(0x03, 8, HostRegister.address, .state(place + 8))
+        emitter.insn(form.opcode, 8, HostRegister.address, .state(place + form.field))
     }
 
     /// Counts the executions of a block on trial; where it goes at the end, and comes back.
@@ -160,40 +174,53 @@ extension Translation {
         }
     }
 
-    /// Turns the linear address in r10 into a host address, or gives up. `slot`: which slot in front of the TLB.
-    mutating func translateAddress(_ size: UInt8, write: Bool, aligned: Bool = false, slot: Int = 4) {
+    /// Turns the linear address in r10 into a host address or its distance, or gives up. `slot`: which slot in front of
+    /// the TLB.
+    mutating func translateAddress(
+        _ size: UInt8, write: Bool, aligned: Bool = false, slot: Int = 4, _ form: Translated = .address
+    ) {
         let isWatched = block.pointee.mode_key & ModeKey.alignmentCheck.rawValue != 0
         if !isWatched, !isPlain(index) {
-            return translateNear(Int32(size), write: write, aligned: aligned, slot, leads: false)
+            return translateNear(Int32(size), write: write, aligned: aligned, slot, form, leads: false)
         }
         giveUp(if: lookUp(Int32(size), write: write && !isWatched, aligned: aligned))
-        emitter.bytes(0x4E, 0x03, 0x94, 0x1C)  // add r10, [rsp + r11 + host]
-        emitter.long(tlbOffset(write: write && !isWatched) + 8)
+        takeEntry(form, write: write && !isWatched)
     }
 
     /// The same for a group's range: what does not fit goes on in the second version.
-    mutating func translateRange(_ bytes: Int32, write: Bool, slot: Int) {
-        if !isPlain(index) { return translateNear(bytes, write: write, aligned: false, slot, leads: true) }
+    mutating func translateRange(_ bytes: Int32, write: Bool, slot: Int, _ form: Translated) {
+        if !isPlain(index) { return translateNear(bytes, write: write, aligned: false, slot, form, leads: true) }
         let condition = lookUp(bytes, write: write, aligned: false)
         failures.append((emitter.jump(if: condition), index))
-        emitter.bytes(0x4E, 0x03, 0x94, 0x1C)  // add r10, [rsp + r11 + host]
-        emitter.long(tlbOffset(write: write) + 8)
+        takeEntry(form, write: write)
+    }
+
+    /// Adds the page's host address to r10, or loads its distance, from the TLB's entry that r11 leads to.
+    private mutating func takeEntry(_ form: Translated, write: Bool) {
+        emitter.bytes(0x4E, UInt8(form.opcode), 0x94, 0x1C)  // add or mov r10, [rsp + r11 + ...]
+        emitter.long(tlbOffset(write: write) + form.field)
+    }
+
+    /// Loads the distance from the TLB's entry that r11 leads to into r11.
+    mutating func takeDistance(write: Bool) {
+        emitter.bytes(0x4E, 0x8B, 0x9C, 0x1C)  // mov r11, [rsp + r11 + distance]
+        emitter.long(tlbOffset(write: write) + Translated.distance.field)
     }
 
     /// Whether an instruction does without the slots.
     func isPlain(_ index: Int) -> Bool { block.pointee.plain &>> UInt64(index) & 1 != 0 }
-    private func tlbOffset(write: Bool) -> Int32 { tlb + (write ? Int32(APUS_TLB_ENTRIES) * 16 : 0) }
+    private func tlbOffset(write: Bool) -> Int32 { tlb + (write ? StateOffset.tlbBytes : 0) }
 
     /// Compares the linear address in r10 with the TLB's entry, whose offset r11 has then; the condition that it does
     /// not fit.
     private mutating func lookUp(_ size: Int32, write: Bool, aligned: Bool) -> UInt8 {
         if apus_host_features() & UInt32(APUS_HOST_BMI2) != 0 {
-            emitter.bytes(0xC4, 0x43, 0x7B, 0xF0, 0xDA, 0x08)  // rorx r11d, r10d, 8
+            emitter.bytes(0xC4, 0x43, 0x7B, 0xF0, 0xDA, StateOffset.tlbShift)  // rorx r11d, r10d, ...
         } else {
-            emitter.bytes(0x4D, 0x89, 0xD3, 0x49, 0xC1, 0xEB, 0x08)  // mov r11, r10; shr r11, 8
+            emitter.bytes(0x4D, 0x89, 0xD3, 0x49, 0xC1, 0xEB, StateOffset.tlbShift)  // mov r11, r10; shr r11, ...
         }
         emitter.bytes(0x41, 0x81, 0xE3)  // and r11d, ...
-        emitter.long((Int32(APUS_TLB_ENTRIES) - 1) * 16)
+        emitter.long(StateOffset.tlbMask)
         emitter.bytes(0x4E, 0x33, 0x94, 0x1C)  // xor r10, [rsp + r11 + tag]
         emitter.long(tlbOffset(write: write))
         return compareOffset(size, aligned: aligned)
@@ -222,7 +249,14 @@ extension Translation {
         clobberFlags(plan)
         loadAddress(insn)
         addSegment(insn, size)
-        translateAddress(size, write: write, aligned: aligned, slot: nearSlot(insn))
+        let slot = nearSlot(insn)
+        if width == 8, insn.pointee.flat != 0, insn.pointee.index == UInt8(APUS_NO_REG), insn.pointee.base < 16,
+            let base = pinned(insn.pointee.base)
+        {
+            translateAddress(size, write: write, aligned: aligned, slot: slot, .distance)
+            return .indexed(HostRegister.address, base, insn.pointee.disp)
+        }
+        translateAddress(size, write: write, aligned: aligned, slot: slot)
         return .memory(HostRegister.address, 0)
     }
 }

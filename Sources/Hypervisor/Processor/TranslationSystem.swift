@@ -114,7 +114,7 @@ extension Translation {
         let set = StateOffset.tlbSet(mode)
         emitter.insn(0x8D, 8, scratch, .state(set))
         emitter.store(scratch, .state(StateOffset.tlbRead))
-        emitter.insn(0x8D, 8, scratch, .state(set + Int32(APUS_TLB_ENTRIES) * 16))
+        emitter.insn(0x8D, 8, scratch, .state(set + StateOffset.tlbBytes))
         emitter.store(scratch, .state(StateOffset.tlbWrite))
         tlb = set
         tlbMode = mode
@@ -164,10 +164,10 @@ extension Translation {
 
     /// MOV of AH, CH, DH or BH to memory, which no instruction does beside r10.
     mutating func emitStoreHighByte(_ insn: Insn, _ plan: NativePlan) {
-        _ = memory(insn, 1, write: true, plan)
+        let place = memory(insn, 1, write: true, plan)
         emitter.move(scratch, insn.pointee.reg_at >> 3)
         emitter.insn(0xC1, 4, 5, .register(scratch))
         emitter.byte(8)
-        emitter.insn(0x88, 1, scratch, .memory(address, 0))
+        emitter.insn(0x88, 1, scratch, place)
     }
 }

@@ -91,8 +91,13 @@ typedef struct apus_segment {
 typedef struct apus_table { uint64_t base; uint32_t limit; } apus_table;
 
 /// A soft TLB entry: `tag` is the linear page address; an empty one holds a page of another index.
-/// `host` is where the page lies in this process.
-typedef struct apus_tlb_entry { uint64_t tag; uint64_t host; } apus_tlb_entry;
+/// `host` is where the page lies in this process, `distance` is `host` less `tag`.
+typedef struct apus_tlb_entry {
+    uint64_t tag;
+    uint64_t host;
+    uint64_t distance;
+    uint64_t unused; ///< so that an entry's place is the shifted address
+} apus_tlb_entry;
 
 enum { APUS_TLB_ENTRIES = 4096 };
 
@@ -128,7 +133,7 @@ enum { APUS_TLB_SUPERVISOR = 0, APUS_TLB_USER = 1, APUS_TLB_SUPERVISOR_AC = 2, A
 /// One more, for loads and stores alike, stays empty: each access is looked at (breakpoints, alignment checks).
 enum { APUS_TLB_WATCHED = APUS_TLB_MODES };
 
-/// The page that the last access by one register led to, in front of the TLB; see `near_empty`. `distance` is `host` less `tag`.
+/// The page that the last access by one register led to, in front of the TLB; see `near_empty`.
 typedef struct apus_near { uint64_t tag; uint64_t host; uint64_t distance; } apus_near;
 enum { APUS_NEAR_SLOTS = 32, APUS_NEAR_SITES = 4096 };
 
@@ -237,11 +242,10 @@ struct apus_vcpu {
     apus_near near_empty;      ///< what an empty slot holds: a page that no address is canonical in, by chance, and memory of no use
     uint16_t near_misses[APUS_NEAR_SITES]; ///< that places in translated code may still have, see Translator.swift
     apus_near near[APUS_TLB_MODES][2][APUS_NEAR_SLOTS]; ///< as `tlb`
-    apus_tlb_entry tlb[APUS_TLB_MODES][2][APUS_TLB_ENTRIES]; ///< [mode][0 read, 1 write]
-    apus_tlb_entry tlb_watched[APUS_TLB_ENTRIES]; ///< right behind `tlb`
-
     apus_fpu fpu;
     _Alignas(16) uint8_t scratch[256]; ///< operands of native thunks
+    apus_tlb_entry tlb[APUS_TLB_MODES][2][APUS_TLB_ENTRIES]; ///< [mode][0 read, 1 write]
+    apus_tlb_entry tlb_watched[APUS_TLB_ENTRIES]; ///< right behind `tlb`
     apus_jump jump_cache[APUS_JUMPS]; ///< by `apus_jump_slot`
 };
 
