@@ -145,6 +145,19 @@ private struct Outcome: Equatable {
         ])
     }
 
+    @Test func operandsAtTwoRegistersAreFoundInTheirPages() {
+        // Loads and stores at [RSI+RCX*8] and [RDI+RDX], which walk across pages and each other's:
+        // mov ecx,700; mov esi,0xC0F1; mov edi,0xD7F3; xor edx,edx; l: mov rax,[rsi+rcx*8]; add rax,rcx; mov [rdi+rdx],rax;
+        // add [rsi+rcx*8+64],eax; movzx ebx,word [rdi+rdx+1]; cmp [rsi+rcx*4],bl; adc r8,[rdi+rdx-3]; movups xmm1,[rsi+rcx*8];
+        // movups [rdi+rdx+17],xmm1; mov rdx,[rsi+rdx]; and edx,0x7FF; dec ecx; jnz l; hlt
+        agree([
+            0xB9, 0xBC, 2, 0, 0, 0xBE, 0xF1, 0xC0, 0, 0, 0xBF, 0xF3, 0xD7, 0, 0, 0x31, 0xD2, 0x48, 0x8B, 4, 0xCE, 0x48,
+            0x01, 0xC8, 0x48, 0x89, 4, 0x17, 0x01, 0x44, 0xCE, 0x40, 0x0F, 0xB7, 0x5C, 0x17, 1, 0x38, 0x1C, 0x8E, 0x4C,
+            0x13, 0x44, 0x17, 0xFD, 0x0F, 0x10, 0x0C, 0xCE, 0x0F, 0x11, 0x4C, 0x17, 0x11, 0x48, 0x8B, 0x14, 0x16, 0x81,
+            0xE2, 0xFF, 7, 0, 0, 0xFF, 0xC9, 0x75, 0xCD, 0xF4,
+        ])
+    }
+
     @Test func faultsInTheMiddleNameTheInstruction() {
         // mov eax,5; mov ecx,7; l: add eax,ecx; dec ecx; mov [rcx*8+0xC000],rax; jnz l; push rax; add ebx,[0x800000]; hlt
         let guest = SystemGuest()

@@ -25,8 +25,10 @@ struct Translation {
     /// A place where the slot in front of the TLB holds another page.
     struct Miss {
         let jump: UnsafeMutablePointer<UInt8>
-        /// Behind the comparison.
+        /// Behind the comparison, or before all of it.
         let back: UnsafeMutablePointer<UInt8>
+        /// What did not match is in r11: r10 keeps the address.
+        let isKept: Bool
         let index: Int
         let slot: Int32
         let refill: UnsafeMutablePointer<UInt8>

@@ -96,14 +96,17 @@ extension Translation {
         }
     }
 
-    /// Compares what r10 holds with the size of a page less the operand's; the condition that it does not fit.
-    private mutating func compareOffset(_ size: Int32, aligned: Bool) -> UInt8 {
+    /// Compares what r10, or another register, holds with the size of a page less the operand's; the condition that it
+    /// does not fit.
+    private mutating func compareOffset(
+        _ size: Int32, aligned: Bool, in register: UInt8 = HostRegister.address
+    ) -> UInt8 {
         if aligned {
-            emitter.bytes(0x49, 0xF7, 0xC2)  // test r10, all but a page's multiples of the size
+            emitter.insn(0xF7, 8, 0, .register(register))  // test: all but a page's multiples of the size
             emitter.long(size - 1 - 4096)
             return 5
         }
-        emitter.bytes(0x49, 0x81, 0xFA)  // cmp r10, 4096 - size
+        emitter.insn(0x81, 8, 7, .register(register))  // cmp
         emitter.long(4096 - size)
         return 7
     }
@@ -113,15 +116,24 @@ extension Translation {
         _ size: Int32, write: Bool, aligned: Bool, _ slot: Int, _ form: Translated, leads: Bool
     ) {
         let place = StateOffset.near(tlbMode, write: write, slot: slot)
-        emitter.insn(0x33, 8, HostRegister.address, .state(place))
-        let condition = compareOffset(size, aligned: aligned)
-        let jump = emitter.jump(if: condition)
+        compareNear(size, write: write, aligned: aligned, place, leads: leads)
+        emitter.insn(form.opcode, 8, HostRegister.address, .state(place + form.field))
+    }
+
+    /// Compares the linear address in r10 with the slot at `place`. `start`: where the address began to be computed; then
+    /// it is in r11, too, and stays in r10.
+    private mutating func compareNear(
+        _ size: Int32, write: Bool, aligned: Bool, _ place: Int32, leads: Bool,
+        from start: UnsafeMutablePointer<UInt8>? = nil
+    ) {
+        let register = start == nil ? HostRegister.address : HostRegister.scratch
+        emitter.insn(0x33, 8, register, .state(place))
+        let jump = emitter.jump(if: compareOffset(size, aligned: aligned, in: register))
         misses.append(
             Miss(
-                jump: jump, back: emitter.at, index: index, slot: place,
+                jump: jump, back: start ?? emitter.at, isKept: start != nil, index: index, slot: place,
                 refill: common.refills[Int(tlbMode) * 2 + (write ? 1 : 0)], size: size, aligned: aligned,
                 isApart: isApart, leads: leads))
-        emitter.insn(form.opcode, 8, HostRegister.address, .state(place + form.field))
     }
 
     /// Counts the executions of a block on trial; where it goes at the end, and comes back.
@@ -150,6 +162,7 @@ extension Translation {
         let allowed = block.pointee.trial != 0 ? Translator.trialMisses : Translator.usualMisses
         for miss in misses {
             emitter.aim(miss.jump, emitter.at)
+            if miss.isKept { emitter.move(HostRegister.address, HostRegister.scratch) }
             emitter.insn(0xC7, 4, 0, .register(HostRegister.scratch))
             emitter.long(miss.slot)
             emitter.call(miss.refill)
@@ -247,6 +260,7 @@ extension Translation {
     ) -> HostPlace {
         if let place = shared(insn.pointee.base, insn.pointee.disp, plan) { return place }
         clobberFlags(plan)
+        let start = emitter.at
         loadAddress(insn)
         addSegment(insn, size)
         let slot = nearSlot(insn)
@@ -256,7 +270,43 @@ extension Translation {
             translateAddress(size, write: write, aligned: aligned, slot: slot, .distance)
             return .indexed(HostRegister.address, base, insn.pointee.disp)
         }
+        if leavesScratch(insn, plan) {
+            return keptAddress(insn, size, write: write, aligned: aligned, slot, from: start)
+        }
         translateAddress(size, write: write, aligned: aligned, slot: slot)
         return .memory(HostRegister.address, 0)
+    }
+
+    /// Nothing but an operand at two registers needs r11 in this instruction.
+    private func leavesScratch(_ insn: Insn, _ plan: NativePlan) -> Bool {
+        guard width == 8, insn.pointee.flat != 0, insn.pointee.base < 16, insn.pointee.index < 16,
+            block.pointee.mode_key & ModeKey.alignmentCheck.rawValue == 0, pinned(insn.pointee.base) != nil,
+            pinned(insn.pointee.index) != nil, !needsFlags(plan)
+        else { return false }
+        switch plan.form {
+        case .load, .store: return pinned(insn.pointee.reg) != nil && !plan.isLocked && !plan.hasHighBytes
+        case .vector: return VectorForm.of(insn).map { $0.reg != .general } ?? false
+        case .wide: return VEXForm.of(insn).map { $0.reg != .general } ?? false
+        default: return false
+        }
+    }
+
+    /// The memory operand with its address in r10 and the page's distance in r11: the access need not wait for the TLB's
+    /// tag.
+    private mutating func keptAddress(
+        _ insn: Insn, _ size: UInt8, write: Bool, aligned: Bool, _ slot: Int, from start: UnsafeMutablePointer<UInt8>
+    ) -> HostPlace {
+        let (address, scratch) = (HostRegister.address, HostRegister.scratch)
+        if isPlain(index) {
+            giveUp(if: lookUp(Int32(size), write: write, aligned: aligned))
+            takeDistance(write: write)
+            loadAddress(insn)
+        } else {
+            let place = StateOffset.near(tlbMode, write: write, slot: slot)
+            emitter.move(scratch, address)
+            compareNear(Int32(size), write: write, aligned: aligned, place, leads: false, from: start)
+            emitter.load(scratch, .state(place + Translated.distance.field))
+        }
+        return .indexed(address, scratch, 0)
     }
 }

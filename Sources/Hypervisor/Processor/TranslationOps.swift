@@ -58,7 +58,10 @@ extension Translation {
 
     /// Makes the host's flags the guest's if the instruction needs them, or leaves some as they are.
     mutating func prepareFlags(_ plan: NativePlan) {
-        if plan.reads != 0 || plan.changesFlags && plan.liveOut & ~plan.writes != 0 { restoreFlags(plan.liveIn) }
+        if needsFlags(plan) { restoreFlags(plan.liveIn) }
+    }
+    func needsFlags(_ plan: NativePlan) -> Bool {
+        plan.reads != 0 || plan.changesFlags && plan.liveOut & ~plan.writes != 0
     }
 
     /// Bytes of the R/M operand.
