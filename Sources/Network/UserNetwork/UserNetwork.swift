@@ -25,14 +25,16 @@ public struct UserInterface: Codable, Equatable, Sendable {
 public final class UserNetwork {
     /// Frames taken from a port in one go.
     private static let budget = 64
-    /// Bytes that wait for a guest that takes none; more are lost, as on a wire.
-    private static let mostWaiting = 8 << 20
+    /// Frames that wait for a guest that takes none; more are lost, as on a wire. As long as a tap's queue (txqueuelen): a
+    /// longer one only delays what comes behind a flood.
+    private static let mostWaiting = 1000
 
     private final class Port {
         let socket: FrameSocket
         var waiting: [[UInt8]] = []
+        /// The first that has not been sent.
         var first = 0
-        var waitingBytes = 0
+        var isWaiting: Bool { first < waiting.count }
         init(_ descriptor: Descriptor) { socket = FrameSocket(descriptor) }
     }
     private final class Network {
@@ -71,7 +73,7 @@ public final class UserNetwork {
         for network in networks {
             let start = polled.count
             for port in network.ports {
-                let events = POLLIN | (port.waitingBytes > 0 ? POLLOUT : 0)
+                let events = POLLIN | (port.isWaiting ? POLLOUT : 0)
                 polled.append(pollfd(fd: port.socket.descriptor.number, events: Int16(events), revents: 0))
             }
             let middle = polled.count
@@ -102,20 +104,17 @@ public final class UserNetwork {
     }
 
     private func send(_ bytes: [UInt8], to port: Port) {
-        if port.waitingBytes == 0 {
+        if !port.isWaiting {
             guard port.socket.send(Self.header, bytes) == .full else { return }
         }
-        guard port.waitingBytes + bytes.count <= Self.mostWaiting else { return }
+        guard port.waiting.count - port.first < Self.mostWaiting else { return }
         port.waiting.append(bytes)
-        port.waitingBytes += bytes.count
     }
 
     private func flush(_ port: Port) {
         while port.first < port.waiting.count {
-            let bytes = port.waiting[port.first]
-            guard port.socket.send(Self.header, bytes) != .full else { break }
+            guard port.socket.send(Self.header, port.waiting[port.first]) != .full else { break }
             port.first += 1
-            port.waitingBytes -= bytes.count
         }
         if port.first == port.waiting.count || port.first > 1024 {
             port.waiting.removeFirst(port.first)
