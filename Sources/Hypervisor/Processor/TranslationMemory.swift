@@ -264,8 +264,8 @@ extension Translation {
         loadAddress(insn)
         addSegment(insn, size)
         let slot = nearSlot(insn)
-        if width == 8, insn.pointee.flat != 0, insn.pointee.index == UInt8(APUS_NO_REG), insn.pointee.base < 16,
-            let base = pinned(insn.pointee.base)
+        if insn.pointee.addr_size == 8, insn.pointee.flat != 0, insn.pointee.index == UInt8(APUS_NO_REG),
+            insn.pointee.base < 16, let base = pinned(insn.pointee.base)
         {
             translateAddress(size, write: write, aligned: aligned, slot: slot, .distance)
             return .indexed(HostRegister.address, base, insn.pointee.disp)
@@ -279,7 +279,7 @@ extension Translation {
 
     /// Nothing but an operand at two registers needs r11 in this instruction.
     private func leavesScratch(_ insn: Insn, _ plan: NativePlan) -> Bool {
-        guard width == 8, insn.pointee.flat != 0, insn.pointee.base < 16, insn.pointee.index < 16,
+        guard insn.pointee.addr_size == 8, insn.pointee.flat != 0, insn.pointee.base < 16, insn.pointee.index < 16,
             block.pointee.mode_key & ModeKey.alignmentCheck.rawValue == 0, pinned(insn.pointee.base) != nil,
             pinned(insn.pointee.index) != nil, !needsFlags(plan)
         else { return false }
