@@ -27,6 +27,8 @@ struct CommonCode {
     let refills: [6 of UnsafeMutablePointer<UInt8>]
     /// Handlers for when the misses of place N of a block, or at the end its trial, are over.
     let plainly: UnsafeMutablePointer<apus_insn>
+    /// Direct branches to other pages; see TranslationCrossings.swift.
+    let crossings: UnsafeMutablePointer<apus_insn>
 }
 
 extension Translator {

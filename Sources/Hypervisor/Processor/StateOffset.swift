@@ -35,6 +35,7 @@ enum StateOffset {
     static let shared = place(\.shared_distance)
     static let nearSaved = place(\.near_saved)
     static let nearMisses = place(\.near_misses)
+    static let jumpGeneration = place(\.jump_generation)
     static func near(_ mode: UInt8, write: Bool, slot: Int) -> Int32 {
         place(\.near) + ((Int32(mode) * 2 + (write ? 1 : 0)) * Int32(APUS_NEAR_SLOTS) + Int32(slot))
             * Int32(MemoryLayout<apus_near>.stride)

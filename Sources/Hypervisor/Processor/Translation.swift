@@ -104,6 +104,9 @@ struct Translation {
     var joins: [(jump: UnsafeMutablePointer<UInt8>, slow: Int)] = []
     /// Branches that left their segment; see `checkPointer`.
     var overruns: [UnsafeMutablePointer<UInt8>] = []
+    /// The block's direct branches to other pages, and how many there are in all blocks.
+    var crossings: [Crossing] = []
+    var crossingCount = 0
     /// Jumps that wait for other blocks to be translated.
     var links: [(place: UnsafeMutablePointer<UInt8>, key: BlockKey, skip: Int)] = []
 
@@ -140,6 +143,7 @@ struct Translation {
         failures.removeAll(keepingCapacity: true)
         joins.removeAll(keepingCapacity: true)
         overruns.removeAll(keepingCapacity: true)
+        crossings.removeAll(keepingCapacity: true)
         links.removeAll(keepingCapacity: true)
     }
 
@@ -211,6 +215,7 @@ struct Translation {
         emitStrays()
         emitOverruns()
         emitSlow()
+        emitCrossings()
         if let trial {
             emitter.aim(trial.jump, emitter.at)
             callPlainly(BlockCache.longestBlock)

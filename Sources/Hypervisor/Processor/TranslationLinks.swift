@@ -27,9 +27,7 @@ extension Translation {
         // Every loop has a jump back, or to another page: that much is enough to look at the attention word.
         let skip = offset > 0 ? Translator.pollBytes : 0
         guard target &>> 12 == block.pointee.physical &>> 12 else {
-            emitter.insn(0x8B, max(4, width), HostRegister.address, .state(StateOffset.rip))
-            if width == 4 { emitter.store(HostRegister.address, .state(StateOffset.rip)) }
-            return dispatch()
+            return leavePage()
         }
         if offset == 0, key == block.pointee.mode_key, block.pointee.second == 0 { return emitter.jump(to: code) }
         let place = emitter.jump()
@@ -49,7 +47,7 @@ extension Translation {
     }
 
     /// Goes on by the jump cache, which knows code by its linear address.
-    private mutating func dispatch() {
+    mutating func dispatch() {
         if width == 2 {
             emitter.insn(0x03, 4, HostRegister.address, .state(StateOffset.segmentBase(UInt8(segmentCS))))
         }

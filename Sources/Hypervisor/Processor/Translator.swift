@@ -31,7 +31,7 @@ struct Translator {
     /// What blocks hardly ever run lies apart, so that the rest is dense: from here on.
     private let firstCold: UnsafeMutablePointer<UInt8>
     private var cold: UnsafeMutablePointer<UInt8>
-    private let common: CommonCode
+    let common: CommonCode
     /// Jumps to blocks, translated yet or not.
     private var links: [BlockKey: [(place: UnsafeMutablePointer<UInt8>, skip: Int)]] = [:]
     private let threshold: UInt32
@@ -79,7 +79,8 @@ struct Translator {
         }
         common = CommonCode(
             executable: executable, exit: exit, handlers: handlers, loadVector: loadVector, loadUpper: loadUpper,
-            loadX87: loadX87, interpret: interpret, dispatch: dispatch, refills: refills, plainly: Self.makePlainly())
+            loadX87: loadX87, interpret: interpret, dispatch: dispatch, refills: refills, plainly: Self.makePlainly(),
+            crossings: .allocate(capacity: Self.crossings))
         next = emitter.at
         firstFree = next
         firstCold = writable + bytes / 8 * 3
@@ -92,6 +93,7 @@ struct Translator {
 
     func deallocate() {
         common.plainly.deallocate()
+        common.crossings.deallocate()
         apus_code_buffer_free(buffer)
     }
 
@@ -149,6 +151,7 @@ struct Translator {
         }
         forgetLinks()
         (next, cold) = (firstFree, firstCold)
+        last?.crossingCount = 0
     }
 
     /// The blocks that were linked, or waited for it, are gone.
