@@ -132,6 +132,24 @@ enum SampleFrame {
         #expect(!sender.isFull && rooms == 1)
     }
 
+    @Test func `a port tells once that its host's end is gone`() throws {
+        var left: Descriptor?
+        let right: Descriptor
+        (left, right) = try FrameSocket.pair()
+        let port = FramePort(right)
+        let reactor = try Reactor()
+        port.attach(to: reactor)
+        var ends = 0
+        port.onEnd = { ends += 1 }
+        port.onFrame = { _ = port.receive() }
+        _ = port.receive()
+        #expect(ends == 0 && left != nil)
+        left = nil
+        reactor.turn()
+        _ = port.receive()
+        #expect(ends == 1)
+    }
+
     @Test func `forwards are QEMU's, but for the default address`() {
         let rule = HostForward("tcp::2222-:22")
         #expect(rule?.hostAddress == 0x7F00_0001 && rule?.hostPort == 2222 && rule?.guestPort == 22)

@@ -130,7 +130,8 @@ final class Domain {
         let end = Date().addingTimeInterval(Double(seconds))
         while Date() < end {
             let viewer = try viewer()
-            try viewer.key(keysym, control: control)
+            // Looking takes longer than some wait for a key; with Control it types nothing, so it may come again and again.
+            for _ in 0..<(control ? 16 : 1) { try viewer.key(keysym, control: control) }
             usleep(700_000)
             try viewer.refresh()
             if try recognise(viewer).contains(words) { return }

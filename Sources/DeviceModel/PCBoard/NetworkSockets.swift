@@ -1,6 +1,6 @@
 // The emulated network cards of a board, each on its PCI function and with its port.
 // Source: docs/decisions/0007.md; identities as QEMU's cards have them; Xen's unplug protocol for cards.
-// Modelled: back-pressure both ways, unplugging, boot ROMs.
+// Modelled: back-pressure both ways, unplugging, a link that is down once the host's end is gone, boot ROMs.
 // Quirks: a boot ROM is only there if the domain may boot from the network: it costs seconds at each start.
 
 public import DomainConfig
@@ -27,6 +27,7 @@ final class NetworkSocket {
             card.resume()
             pump()
         }
+        port.onEnd = { card.setLink(false) }
         pump()
     }
 

@@ -70,15 +70,11 @@ final class XenPlatform: Device {
         }
     }
 
-    /// Read at port 0x10: drivers may unplug, or they may not.
-    private enum Magic {
-        static let welcome: UInt64 = 0x49D2
-        static let refused: UInt64 = 0xD249
-    }
+    /// Read at port 0x10: drivers may unplug.
+    private static let magic: UInt64 = 0x49D2
     private static let protocolVersion: UInt64 = 1
     static let longestLine = 180
 
-    private let refusesDrivers: Bool
     private let unplug: (UnplugMask) -> Void
     private let log: (String) -> Void
     let regions = [
@@ -89,11 +85,10 @@ final class XenPlatform: Device {
     var state = State()
 
     /// - Parameters:
-    ///   - refusesDrivers: the host wants this guest to stay with its emulated devices.
     ///   - unplug: takes devices away before it returns.
     ///   - log: takes a line that a driver says, or what it did.
-    init(refusesDrivers: Bool = false, unplug: @escaping (UnplugMask) -> Void, log: @escaping (String) -> Void) {
-        (self.refusesDrivers, self.unplug, self.log) = (refusesDrivers, unplug, log)
+    init(unplug: @escaping (UnplugMask) -> Void, log: @escaping (String) -> Void) {
+        (self.unplug, self.log) = (unplug, log)
     }
 
     /// As QEMU shows it under Xen.
@@ -116,7 +111,7 @@ final class XenPlatform: Device {
 
     func read(_ access: Access) throws(BusFault) -> UInt64 {
         switch (access.region, access.offset, access.width) {
-        case (RegionIndex.fixed, 0, .word): return refusesDrivers ? Magic.refused : Magic.welcome
+        case (RegionIndex.fixed, 0, .word): return Self.magic
         case (RegionIndex.fixed, 0, .byte), (RegionIndex.ports, 0, _): return UInt64(state.flags)
         case (RegionIndex.fixed, 2, .byte): return Self.protocolVersion
         case (RegionIndex.memory, _, _): return 0
@@ -145,7 +140,6 @@ final class XenPlatform: Device {
     }
 
     private func takeAway(_ mask: UnplugMask) {
-        guard !refusesDrivers else { return }
         let known = mask.intersection([.disks, .networkCards, .auxiliaryDisks, .nvmeDisks])
         state.unplugged.formUnion(known)
         if !known.isEmpty { unplug(known) }

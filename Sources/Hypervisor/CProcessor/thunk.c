@@ -55,6 +55,14 @@ void apus_code_buffer_free(apus_code_buffer buffer) {
     if (buffer.executable) munmap(buffer.executable, buffer.bytes);
 }
 
+void apus_code_buffer_populate(apus_code_buffer buffer, size_t offset, size_t bytes) {
+    offset &= ~(size_t)4095;
+    if (offset >= buffer.bytes) return;
+    if (bytes > buffer.bytes - offset) bytes = buffer.bytes - offset;
+    madvise(buffer.writable + offset, bytes, MADV_POPULATE_WRITE);
+    madvise(buffer.executable + offset, bytes, MADV_POPULATE_READ);
+}
+
 /// Whether the system saves YMM registers.
 static bool has_ymm_state(void) {
     uint32_t low, high;

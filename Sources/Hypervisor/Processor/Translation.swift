@@ -259,15 +259,6 @@ struct Translation {
         note(index)
     }
 
-    /// Emits the ways out of the conditional branches from number `first` on.
-    mutating func emitBranches(from first: Int) {
-        for branch in branches[first...] {
-            emitter.aim(branch.jump, emitter.at)
-            (isNative, isSaved, key) = (true, branch.isSaved, branch.key)
-            leave(branch.offset, branch.count)
-        }
-    }
-
     var isEnded: Bool {
         switch plans[count - 1].form {
         case .jump, .call, .callIndirect, .jumpIndirect, .callReturn: return true
@@ -302,79 +293,5 @@ struct Translation {
         var end = index
         while end < count, end < index + 8, plans[end].form == form, insn(end).pointee.rm != 4 { end += 1 }
         return max(1, end - index)
-    }
-
-    // MARK: Flags behind the block
-
-    private func liveAtEnd() -> UInt32 {
-        switch plans[count - 1].form {
-        case .jump, .call: return liveInto(relative(insn(count - 1)))
-        case .callIndirect, .jumpIndirect, .callReturn, .handler: return NativePlan.allFlags
-        default: return liveInto(Int(block.pointee.bytes))
-        }
-    }
-
-    /// Flags that the code at `offset` from the block's first byte may read before it writes them: all, unless it is
-    /// a known block of this page. When code of the page changes, its translations die, so this one does (BlockCache).
-    func liveInto(_ offset: Int) -> UInt32 {
-        let target = block.pointee.physical &+ UInt64(bitPattern: Int64(offset))
-        guard target &>> 12 == block.pointee.physical &>> 12,
-            let next = offset == 0 && block.pointee.second == 0 ? block : cpu.engine.pointee.blocks.find(target, key)
-        else { return NativePlan.allFlags }
-        var (live, killed) = (UInt32(0), UInt32(0))
-        for index in 0..<Int(next.pointee.count) {
-            let plan = NativePlan.of(UnsafePointer(next.pointee.insns + index), mode: key)
-            // Where a conditional jump leads may read whatever is not overwritten before it.
-            live |= (plan.form == .jumpIf ? NativePlan.allFlags : plan.reads) & ~killed
-            killed |= plan.writes
-            if (live | killed) == NativePlan.allFlags { return live }
-        }
-        return live | NativePlan.allFlags & ~killed
-    }
-
-    mutating func callHandlers(_ index: Int, _ number: Int) {
-        emitter.loadConstant(HostRegister.scratch, UInt64(UInt(bitPattern: insn(index))))
-        emitter.loadConstant(
-            HostRegister.address, UInt64(UInt(bitPattern: block)) | UInt64(number) << 48)
-        emitter.call(common.handlers)
-    }
-
-    private mutating func emitSlow() {
-        for (number, slow) in slows.enumerated() {
-            if let jump = slow.jumps.0 { emitter.aim(jump, emitter.at) }
-            if let jump = slow.jumps.1 { emitter.aim(jump, emitter.at) }
-            if let jump = slow.jumps.2 { emitter.aim(jump, emitter.at) }
-            for join in joins where join.slow == number { emitter.aim(join.jump, emitter.at) }
-            callHandlers(slow.index, slow.number)
-            if slow.isVector { loadVector(slow.index + slow.number - 1, upper: slow.hasUpper) }
-            if slow.hasX87 {
-                loadX87(slow.index + slow.number - 1)
-                if slow.knowsX87Block { renoteX87() }
-            }
-            let next = slow.index + slow.number
-            if !slow.isApart, isShared(at: next) {
-                enterApart(next)
-                continue
-            }
-            if slow.restores { emitRestore(plans[slow.index + slow.number - 1].liveOut) }
-            if let resume = slow.resume { emitter.jump(to: resume) }
-        }
-    }
-
-    /// Leaves the fast form of the instruction when `condition` holds.
-    mutating func giveUp(if condition: UInt8) {
-        let jump = emitter.jump(if: condition)
-        if slow.jumps.0 == nil {
-            slow.jumps.0 = jump
-        } else if slow.jumps.1 == nil {
-            slow.jumps.1 = jump
-        } else {
-            slow.jumps.2 = jump
-        }
-    }
-
-    mutating func branch(if condition: UInt8, to offset: Int, count: Int) {
-        branches.append(
-            Branch(jump: emitter.jump(if: condition), offset: offset, count: count, isSaved: isSaved, key: key))
     }
 }

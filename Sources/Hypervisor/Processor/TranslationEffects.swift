@@ -1,4 +1,4 @@
-// Which general registers an instruction changes, as far as translation wants to know.
+// Which general registers an instruction changes, and which flags are alive behind a block.
 // Source: Intel SDM volume 2.
 // Modelled: constants added to a register; upper halves that are zero behind operations of 32 bits.
 // Quirks: of what is not listed, every register may have changed.
@@ -100,5 +100,33 @@ extension Translation {
             return (0, (insn.pointee.rm, Int32(isDown ? -bytes : bytes)))
         default: return (writesPlace(plan) ? rm : 0, nil)
         }
+    }
+
+    // MARK: Flags behind the block
+
+    func liveAtEnd() -> UInt32 {
+        switch plans[count - 1].form {
+        case .jump, .call: return liveInto(relative(insn(count - 1)))
+        case .callIndirect, .jumpIndirect, .callReturn, .handler: return NativePlan.allFlags
+        default: return liveInto(Int(block.pointee.bytes))
+        }
+    }
+
+    /// Flags that the code at `offset` from the block's first byte may read before it writes them: all, unless it is
+    /// a known block of this page. When code of the page changes, its translations die, so this one does (BlockCache).
+    func liveInto(_ offset: Int) -> UInt32 {
+        let target = block.pointee.physical &+ UInt64(bitPattern: Int64(offset))
+        guard target &>> 12 == block.pointee.physical &>> 12,
+            let next = offset == 0 && block.pointee.second == 0 ? block : cpu.engine.pointee.blocks.find(target, key)
+        else { return NativePlan.allFlags }
+        var (live, killed) = (UInt32(0), UInt32(0))
+        for index in 0..<Int(next.pointee.count) {
+            let plan = NativePlan.of(UnsafePointer(next.pointee.insns + index), mode: key)
+            // Where a conditional jump leads may read whatever is not overwritten before it.
+            live |= (plan.form == .jumpIf ? NativePlan.allFlags : plan.reads) & ~killed
+            killed |= plan.writes
+            if (live | killed) == NativePlan.allFlags { return live }
+        }
+        return live | NativePlan.allFlags & ~killed
     }
 }

@@ -31,6 +31,9 @@ struct Translator {
     /// What blocks hardly ever run lies apart, so that the rest is dense: from here on.
     private let firstCold: UnsafeMutablePointer<UInt8>
     private var cold: UnsafeMutablePointer<UInt8>
+    /// How far the host has put memory behind either part.
+    private var ready: (warm: UnsafeMutablePointer<UInt8>, cold: UnsafeMutablePointer<UInt8>)
+    private static let readyStep = 256 << 10
     let common: CommonCode
     /// Jumps to blocks, translated yet or not.
     private var links: [BlockKey: [(place: UnsafeMutablePointer<UInt8>, skip: Int)]] = [:]
@@ -85,6 +88,7 @@ struct Translator {
         firstFree = next
         firstCold = writable + bytes / 8 * 3
         cold = firstCold
+        ready = (writable, firstCold)
         blocks.heat = self.threshold
         blocks.nativeAlias = 0 &- executable
         blocks.nativeExit = Int(bitPattern: exit) &+ executable
@@ -118,6 +122,17 @@ struct Translator {
         Self.divert(old - common.executable + Self.pollBytes, by: new - old)
     }
 
+    /// Sees to it that the host has memory for another block.
+    private mutating func makeReady() {
+        if next + Self.reserve.warm > ready.warm { ready.warm = populate(from: ready.warm) }
+        if cold + Self.reserve.cold > ready.cold { ready.cold = populate(from: ready.cold) }
+    }
+
+    private func populate(from place: UnsafeMutablePointer<UInt8>) -> UnsafeMutablePointer<UInt8> {
+        apus_code_buffer_populate(buffer, place - start, Self.readyStep)
+        return place + Self.readyStep
+    }
+
     /// Gives a block native code if it can have any.
     mutating func translate(_ cpu: CPU, _ block: Block) {
         guard Translation.width(block.pointee.mode_key) != nil, block.pointee.bytes > 0 else { return }
@@ -125,6 +140,7 @@ struct Translator {
             removeAll(cpu.engine)
             cpu.dropJumps()
         }
+        makeReady()
         var translation = last.take() ?? Translation(common, cpu, block, at: next, cold: cold)
         translation.begin(block, at: next, cold: cold)
         let isDone = translation.run()

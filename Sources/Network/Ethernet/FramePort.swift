@@ -21,6 +21,8 @@ public final class FramePort {
     public private(set) var isFull = false
     public var onFrame: () -> Void = {}
     public var onRoom: () -> Void = {}
+    /// The host's end is gone: no frame comes or goes any more.
+    public var onEnd: () -> Void = {}
 
     public init(_ descriptor: Descriptor) { socket = FrameSocket(descriptor) }
 
@@ -38,12 +40,17 @@ public final class FramePort {
             guard isReadable else { return nil }
             guard let (header, bytes) = socket.receive() else {
                 isReadable = false
-                if socket.isGone { detach() } else { watch() }
+                if socket.isGone { end() } else { watch() }
                 return nil
             }
             guard bytes.count >= Frame.headerBytes else { continue }
             waiting = Frame(bytes, header: FrameHeader(header)).finished(for: offloads)[...]
         }
+    }
+
+    private func end() {
+        detach()
+        onEnd()
     }
 
     /// Whether the card takes frames now: while it does not, the host is not listened to.
