@@ -6,6 +6,7 @@
 
 import CNative
 import CProcessor
+import Dispatch
 
 @testable import Processor
 
@@ -72,6 +73,14 @@ func hex(_ bytes: some Sequence<UInt8>) -> String {
 }
 
 final class UserGuest {
+    /// There is one at a time: this process has its addresses once.
+    private final class Turn {
+        private static let turns = DispatchSemaphore(value: 1)
+        init() { Self.turns.wait() }
+        deinit { Self.turns.signal() }
+    }
+    private let turn = Turn()
+
     static let code: UInt64 = 0x1000_0000
     static let data: UInt64 = 0x1010_0000
     static let dataBytes = 8192

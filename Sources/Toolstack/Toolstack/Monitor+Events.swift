@@ -60,9 +60,15 @@ extension Monitor {
         }
     }
 
-    /// Gives the other processes time to end, and reads what they said before.
+    /// Gives the other processes time to end, until one of them has failed, and reads what they said before.
     private func hearOthers() {
-        _ = HostFile.waitReadable(members.map(\.process.ended.number), milliseconds: 5000)
+        let limit = monotonicNanoseconds() + 5_000_000_000
+        var running = members
+        while !running.isEmpty, monotonicNanoseconds() < limit {
+            _ = HostFile.waitReadable(running.map(\.process.ended.number), milliseconds: 1000)
+            if running.contains(where: { $0.process.reap().map { $0 != .exit(0) } ?? false }) { break }
+            running.removeAll { $0.process.reap() != nil }
+        }
         for peer in members {
             drain(peer)
             onStatus(of: peer)
