@@ -161,11 +161,17 @@ struct Translation {
     /// Bytes of an instruction pointer in a mode whose code is translated: 64-bit, protected 32-bit with flat segments, real
     /// and virtual-8086.
     static func width(_ key: UInt32) -> UInt8? {
-        if key & 3 == 3 { return 8 }
-        if key & 0xF == 1 | 1 << 2 { return key & ModeKey.wholeSegments.rawValue != 0 ? 2 : nil }
-        let flat = ModeKey.protected.rawValue | ModeKey.flatCode.rawValue | ModeKey.flatData.rawValue
-        return key & 0xF == 2 | 2 << 2 && key & flat == flat ? 4 : nil
+        let mode = ModeKey(rawValue: key)
+        switch (mode.codeSize, mode.stackSize) {
+        case (8, _): return 8
+        case (4, 4): return mode.contains([.protected, .flatCode, .flatData]) ? 4 : nil
+        case (2, 2): return mode.contains(.wholeSegments) ? 2 : nil
+        default: return nil
+        }
     }
+
+    /// Bytes of a host register that an address or an instruction pointer is worked on in.
+    var registerWidth: UInt8 { max(4, width) }
 
     var count: Int { Int(block.pointee.count) }
     /// The instruction that is being emitted.

@@ -24,9 +24,9 @@ extension Translation {
     /// The slot in front of the TLB for the stack.
     var stackSlot: Int { width == 2 ? segmentSS << 2 : 4 }
 
-    /// The linear address of `bytes` bytes, `low` from the stack pointer, in r10; clobbers flags.
-    mutating func loadStackAddress(_ low: Int32, _ bytes: UInt8) {
-        emitter.insn(0x8D, max(4, width), HostRegister.address, .memory(stack, low))
+    /// The linear address of `bytes` bytes in the stack segment, `low` from a register, in r10; clobbers flags.
+    mutating func loadStackAddress(_ low: Int32, _ bytes: UInt8, from register: UInt8 = HostRegister.stack) {
+        emitter.insn(0x8D, registerWidth, HostRegister.address, .memory(register, low))
         guard width == 2 else { return }
         truncate(HostRegister.address)
         addRealSegment(UInt8(segmentSS), Int32(bytes), short: true)
@@ -34,7 +34,7 @@ extension Translation {
 
     /// Loads a word as wide as instruction pointers, zero-extended.
     mutating func loadWord(_ register: UInt8, _ place: HostPlace) {
-        emitter.insn(width == 2 ? 0x1B7 : 0x8B, max(4, width), register, place)
+        emitter.insn(width == 2 ? 0x1B7 : 0x8B, registerWidth, register, place)
     }
 
     mutating func moveStack(_ bytes: Int32) { emitter.insn(0x8D, width, stack, .memory(stack, bytes)) }
@@ -84,12 +84,8 @@ extension Translation {
 
     mutating func emitLeave(_ plan: NativePlan) {
         clobberFlags(plan)
-        emitter.insn(0x89, max(4, width), 5, .register(HostRegister.address))
-        if width == 2 {
-            truncate(HostRegister.address)
-            addRealSegment(UInt8(segmentSS), 2, short: true)
-        }
-        translateAddress(width, write: false)
+        loadStackAddress(0, width, from: 5)
+        translateAddress(width, write: false, slot: stackSlot)
         emitter.insn(0x8D, width, stack, .memory(5, Int32(width)))
         emitter.insn(0x8B, width, 5, .memory(HostRegister.address, 0))
     }
@@ -110,7 +106,7 @@ extension Translation {
     /// Pushes the address behind the instruction.
     mutating func pushReturn(_ insn: Insn, _ place: HostPlace) {
         emitter.load(HostRegister.scratch, .state(StateOffset.rip))
-        emitter.insn(0x8D, max(4, width), HostRegister.scratch, .memory(HostRegister.scratch, Int32(insn.pointee.next)))
+        emitter.insn(0x8D, registerWidth, HostRegister.scratch, .memory(HostRegister.scratch, Int32(insn.pointee.next)))
         emitter.insn(0x89, width, HostRegister.scratch, place)
         moveStack(-Int32(width))
     }
@@ -129,7 +125,7 @@ extension Translation {
         } else {
             let source = guest(insn.pointee.rm, HostRegister.address)
             if source != HostRegister.address {
-                emitter.insn(0x89, max(4, width), source, .register(HostRegister.address))
+                emitter.insn(0x89, registerWidth, source, .register(HostRegister.address))
             }
             if width == 2 { truncate(HostRegister.address) }
         }

@@ -22,7 +22,7 @@ extension Translation {
     /// cache.
     mutating func leavePage() {
         guard width == 8, block.pointee.trial == 0, crossingCount < Translator.crossings else {
-            emitter.insn(0x8B, max(4, width), HostRegister.address, .state(StateOffset.rip))
+            emitter.insn(0x8B, registerWidth, HostRegister.address, .state(StateOffset.rip))
             if width == 4 { emitter.store(HostRegister.address, .state(StateOffset.rip)) }
             return dispatch()
         }

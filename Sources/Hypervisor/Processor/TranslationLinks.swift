@@ -26,9 +26,7 @@ extension Translation {
         let target = block.pointee.physical &+ UInt64(bitPattern: Int64(offset))
         // Every loop has a jump back, or to another page: that much is enough to look at the attention word.
         let skip = offset > 0 ? Translator.pollBytes : 0
-        guard target &>> 12 == block.pointee.physical &>> 12 else {
-            return leavePage()
-        }
+        guard target &>> 12 == block.pointee.physical &>> 12 else { return leavePage() }
         if offset == 0, key == block.pointee.mode_key, block.pointee.second == 0 { return emitter.jump(to: code) }
         let place = emitter.jump()
         if let native = cpu.engine.pointee.blocks.find(target, key)?.pointee.native {
@@ -44,32 +42,6 @@ extension Translation {
     mutating func leaveIndirect(_ number: Int) {
         retire(number)
         dispatch()
-    }
-
-    /// Goes on by the jump cache, which knows code by its linear address.
-    mutating func dispatch() {
-        if width == 2 {
-            emitter.insn(0x03, 4, HostRegister.address, .state(StateOffset.segmentBase(UInt8(segmentCS))))
-        }
-        Translator.emitDispatch(&emitter, exit: common.exit)
-    }
-
-    /// IP went beyond 64 KiB: a branch comes out at the segment's other end, which is in another page; whatever runs over the
-    /// end is the loop's to refuse.
-    private mutating func checkPointer(isBranch: Bool) {
-        emitter.insn(0xF7, 4, 0, .state(StateOffset.rip))
-        emitter.long(-0x10000)
-        guard isBranch else { return emitter.jump(if: 5, to: common.exit) }
-        overruns.append(emitter.jump(if: 5))
-    }
-
-    /// Emits the ways of branches over the segment's end.
-    mutating func emitOverruns() {
-        guard !overruns.isEmpty else { return }
-        for jump in overruns { emitter.aim(jump, emitter.at) }
-        loadWord(HostRegister.address, .state(StateOffset.rip))
-        emitter.store(HostRegister.address, .state(StateOffset.rip))
-        emitter.jump(to: common.exit)
     }
 
     /// The same before anything of the branch is done, with a target in r10 that may not be canonical: then the jump
@@ -106,5 +78,31 @@ extension Translation {
             commit(stray.number, stray.stack)
             emitter.jump(to: common.exit)
         }
+    }
+
+    /// Goes on by the jump cache, which knows code by its linear address.
+    mutating func dispatch() {
+        if width == 2 {
+            emitter.insn(0x03, 4, HostRegister.address, .state(StateOffset.segmentBase(UInt8(segmentCS))))
+        }
+        Translator.emitDispatch(&emitter, exit: common.exit)
+    }
+
+    /// IP went beyond 64 KiB: a branch comes out at the segment's other end, which is in another page; whatever runs over the
+    /// end is the loop's to refuse.
+    private mutating func checkPointer(isBranch: Bool) {
+        emitter.insn(0xF7, 4, 0, .state(StateOffset.rip))
+        emitter.long(-0x10000)
+        guard isBranch else { return emitter.jump(if: 5, to: common.exit) }
+        overruns.append(emitter.jump(if: 5))
+    }
+
+    /// Emits the ways of branches over the segment's end.
+    mutating func emitOverruns() {
+        guard !overruns.isEmpty else { return }
+        for jump in overruns { emitter.aim(jump, emitter.at) }
+        loadWord(HostRegister.address, .state(StateOffset.rip))
+        emitter.store(HostRegister.address, .state(StateOffset.rip))
+        emitter.jump(to: common.exit)
     }
 }

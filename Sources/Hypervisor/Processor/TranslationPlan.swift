@@ -1,6 +1,6 @@
 // Which instructions have a native form in translated code, and what they do to the flags.
 // Source: Intel SDM volume 2, volume 1 appendix A (flags).
-// Modelled: integer instructions that compilers emit, in 64- and in 32-bit code; all others are run by their handlers.
+// Modelled: integer instructions that compilers emit, in code of all sizes; all others are run by their handlers.
 // Quirks: the decoder has swapped the operands of load forms with two registers (Integer.swift).
 
 internal import CProcessor
@@ -75,10 +75,11 @@ struct NativePlan {
     static func of(_ insn: Insn, mode: UInt32) -> NativePlan {
         let handler = unsafeBitCast(insn.pointee.handler, to: UInt.self)
         if handler == none { return .plain(.nothing) }
-        guard handler != undefined, isReachable(insn, mode: mode) else { return NativePlan() }
+        let width = UInt8(ModeKey(rawValue: mode).codeSize)
+        guard handler != undefined, isReachable(insn, width) else { return NativePlan() }
         if insn.pointee.vex != 0 {
             // Outside 64-bit mode VZEROUPPER leaves half of the registers alone.
-            let isPart = mode & 3 != 3 && insn.pointee.vector == UInt8(APUS_NATIVE_ZERO)
+            let isPart = width != 8 && insn.pointee.vector == UInt8(APUS_NATIVE_ZERO)
             return isPart ? NativePlan() : wide(insn)
         }
         switch Int32(insn.pointee.vector) {
@@ -88,7 +89,6 @@ struct NativePlan {
         default: break
         }
         if let plan = system(insn, mode: mode) { return plan }
-        let width: UInt8 = 1 << UInt8(mode & 3)
         if insn.pointee.prefixes & UInt8(APUS_PREFIX_LOCK) != 0 {
             return locked(of(insn, isLocked: true, width: width))
         }
@@ -96,11 +96,14 @@ struct NativePlan {
     }
 
     /// Whether translated code finds the memory operand, if there is one.
-    private static func isReachable(_ insn: Insn, mode: UInt32) -> Bool {
-        if insn.pointee.mem == 0 || mode & 3 == 1 { return true }
-        guard insn.pointee.addr_size >= 4 else { return false }
-        return mode & 3 == 3 || insn.pointee.flat != 0 || insn.pointee.segment >= UInt8(segmentFS)
-            || insn.pointee.opcode == 0x8D
+    private static func isReachable(_ insn: Insn, _ width: UInt8) -> Bool {
+        if insn.pointee.mem == 0 || width == 2 { return true }
+        return insn.pointee.addr_size >= 4 && (knowsSegment(insn, width) || insn.pointee.opcode == 0x8D)
+    }
+
+    /// Whether translated code reaches the instruction's segment.
+    private static func knowsSegment(_ insn: Insn, _ width: UInt8) -> Bool {
+        width == 2 || insn.pointee.flat != 0 || insn.pointee.segment >= UInt8(segmentFS)
     }
 
     private static func of(_ insn: Insn, isLocked: Bool, width: UInt8) -> NativePlan {
@@ -168,31 +171,34 @@ struct NativePlan {
             let isLoad = opcode & 2 != 0 && insn.pointee.mem != 0
             return .plain(isLoad ? .load : .store, 0x88 | (isLoad ? 2 : 0) | isByte)
         case 0xA0...0xA3:
-            let isReachable = width == 2 || insn.pointee.flat != 0 || insn.pointee.segment >= UInt8(segmentFS)
-            return isReachable ? .plain(.moveOffset, opcode < 0xA2 ? 0x8A | isByte : 0x88 | isByte) : NativePlan()
+            return knowsSegment(insn, width)
+                ? .plain(.moveOffset, opcode < 0xA2 ? 0x8A | isByte : 0x88 | isByte) : NativePlan()
         case 0xA8, 0xA9: return .flags(.single, 0xF6 | isByte)
         case 0xB0...0xBF: return .plain(.moveImmediate)
         case 0xC6, 0xC7: return insn.pointee.mem != 0 ? .plain(.single, 0xC6 | isByte) : .plain(.moveImmediate)
         case 0x40...0x4F:
             return .flags(.single, 0xFF, writes: allFlags & ~1, extensionCode: opcode < 0x48 ? 0 : 1)
         case 0x8D:
-            return size >= 4 && insn.pointee.addr_size >= 4 || width == 2 ? .plain(.loadAddress) : NativePlan()
+            return isUsual(size, width) && isUsual(insn.pointee.addr_size, width) ? .plain(.loadAddress) : NativePlan()
         case 0x63: return size == 8 ? .plain(.load, 0x63) : NativePlan()
-        case 0x69, 0x6B: return size >= 4 || width == 2 ? .flags(.load, 0x69) : NativePlan()
+        case 0x69, 0x6B: return isUsual(size, width) ? .flags(.load, 0x69) : NativePlan()
         case 0x98, 0x99: return .plain(.convert, opcode)
         case 0x86 where insn.pointee.mem != 0, 0x87 where insn.pointee.mem != 0:
             return .plain(.exchangeMemory, 0x86 | isByte)
         case 0x91...0x97, 0x87:
-            return insn.pointee.mem == 0 && (size >= 4 || width == 2) ? .plain(.exchange, 0x87) : NativePlan()
+            return insn.pointee.mem == 0 && isUsual(size, width) ? .plain(.exchange, 0x87) : NativePlan()
         case 0xC0, 0xC1, 0xD0...0xD3: return shift(insn, which)
         case 0xF6 where which >= 6, 0xF7 where which >= 6:
-            let isWide = size >= 4 || size == 2 && width == 2
-            return isWide ? .flags(.divide, 0xF7, writes: 0, extensionCode: UInt8(which)) : NativePlan()
+            return size > 1 && isUsual(size, width)
+                ? .flags(.divide, 0xF7, writes: 0, extensionCode: UInt8(which)) : NativePlan()
         case 0xF6, 0xF7: return group3(which, size, width)
         case 0xFE where which < 2: return .flags(.single, 0xFE, writes: allFlags & ~1, extensionCode: UInt8(which))
         default: return transfer(insn, which, width)
         }
     }
+
+    /// Whether an operand of `size` bytes, or an address, is one that code of this width works with all the time.
+    static func isUsual(_ size: UInt8, _ width: UInt8) -> Bool { size >= 4 || width == 2 }
 
     private static func shift(_ insn: Insn, _ which: UInt16) -> NativePlan {
         guard which != 2, which != 3 else { return NativePlan() }
@@ -211,7 +217,7 @@ struct NativePlan {
         case 2: return .plain(.single, opcode).extended(2)
         case 3: return .flags(.single, opcode, extensionCode: 3)
         case 4, 5:
-            return size >= 4 || width == 2 ? .flags(.single, opcode, extensionCode: UInt8(which)) : NativePlan()
+            return isUsual(size, width) ? .flags(.single, opcode, extensionCode: UInt8(which)) : NativePlan()
         default: return NativePlan()
         }
     }

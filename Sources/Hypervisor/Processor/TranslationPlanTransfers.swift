@@ -56,9 +56,9 @@ extension NativePlan {
         case 0x140...0x14F: return .plain(.load, opcode, reads: condition(insn))
         case 0x180...0x18F: return size == width ? .plain(.jumpIf, reads: condition(insn)) : NativePlan()
         case 0x190...0x19F: return .plain(.setIf, opcode, reads: condition(insn))
-        case 0x1AF: return size >= 4 || width == 2 ? .flags(.load, opcode) : NativePlan()
+        case 0x1AF: return isUsual(size, width) ? .flags(.load, opcode) : NativePlan()
         case 0x1B6, 0x1B7, 0x1BE, 0x1BF:
-            return size >= 4 || width == 2 ? .plain(.load, opcode) : NativePlan()
+            return isUsual(size, width) ? .plain(.load, opcode) : NativePlan()
         case 0x1C8...0x1CF: return size >= 4 ? .plain(.byteSwap) : NativePlan()
         case 0x1A3, 0x1AB, 0x1B3, 0x1BB:
             return isMemory || size < 4 ? NativePlan() : .flags(.store, opcode, writes: 1)

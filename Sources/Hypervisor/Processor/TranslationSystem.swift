@@ -8,11 +8,12 @@ internal import CProcessor
 extension NativePlan {
     /// The plan of an instruction that only translated code of some modes has a form for.
     static func system(_ insn: Insn, mode: UInt32) -> NativePlan? {
+        let width = UInt8(ModeKey(rawValue: mode).codeSize)
         let isSupervisor = mode & (ModeKey.user.rawValue | ModeKey.middle.rawValue) == 0
         switch insn.pointee.opcode {
         case 0xFA where isSupervisor: return .plain(.clearInterrupts)
         case 0xFB where isSupervisor: return .plain(.setInterrupts)
-        case 0x9C where mode & 3 >= 2 && insn.pointee.op_size == 1 << UInt8(mode & 3):
+        case 0x9C where width >= 4 && insn.pointee.op_size == width:
             return .plain(.pushFlags, reads: allFlags)
         case 0x131: return .plain(.timeStamp)
         case 0x101 where insn.pointee.mem == 0: return group7(insn.pointee.modrm, isSupervisor)
