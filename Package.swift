@@ -162,7 +162,8 @@ let package = Package(
 
         // Tests: one target a family, so that each can be built alone.
         .target(
-            name: "DeviceContract", dependencies: ["Machine"], path: "Tests/DeviceContract", swiftSettings: language),
+            name: "DeviceContract", dependencies: ["Machine", "TestSupport"], path: "Tests/DeviceContract",
+            swiftSettings: language),
         .target(name: "TestSupport", path: "Tests/TestSupport", swiftSettings: language),
         .testTarget(
             name: "MachineTests", dependencies: ["DeviceContract", "Machine", "Registers"], swiftSettings: language),
@@ -177,7 +178,7 @@ let package = Package(
         .target(name: "CNative", path: "Tests/CNative", linkerSettings: [.linkedLibrary("z")]),
         .systemLibrary(name: "CZydis", path: "Tests/CZydis", providers: [.apt(["libzydis-dev"])]),
         .testTarget(
-            name: "ProcessorTests", dependencies: ["CNative", "CProcessor", "CZydis", "Processor"],
+            name: "ProcessorTests", dependencies: ["CNative", "CProcessor", "CZydis", "Processor", "TestSupport"],
             swiftSettings: language),
         .testTarget(
             name: "KernelTests",
@@ -187,7 +188,8 @@ let package = Package(
             name: "DeviceModelTests",
             dependencies: [
                 "DeviceContract", "Display", "DomainConfig", "Ethernet", "Firmware", "Host", "Images", "Input", "Ioreq",
-                "Machine", "NetworkCards", "PCBoard", "PCI", "Registers", "Storage", "VNC", "device-model",
+                "Machine", "NetworkCards", "PCBoard", "PCI", "Registers", "Storage", "TestSupport", "VNC",
+                "device-model",
             ], swiftSettings: language),
         .testTarget(name: "ImagesTests", dependencies: ["Host", "Images", "TestSupport"], swiftSettings: language),
         .testTarget(name: "XenStoreTests", dependencies: ["XenStore"], swiftSettings: language),

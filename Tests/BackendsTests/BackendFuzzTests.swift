@@ -6,6 +6,7 @@
 import DeviceContract
 import Ethernet
 import Rings
+import TestSupport
 import Testing
 
 @testable import BlockBackend
@@ -36,7 +37,7 @@ import Testing
         }
     }
 
-    private func blockRequest(_ bench: BlockBench, _ random: inout SplitMix) -> [UInt8] {
+    private func blockRequest(_ bench: BlockBench, _ random: inout Seeded) -> [UInt8] {
         let kind = random.number(0...9)
         if kind == 0 { return random.bytes(bench.make.abi.slotBytes) }
         let sector = random.once(in: 10) ? random.next() : UInt64(random.number(0...519))
@@ -58,7 +59,7 @@ import Testing
     }
 
     /// Grants and pages change under the back end's hands.
-    private func change(_ domain: FakeDomain, _ random: inout SplitMix) {
+    private func change(_ domain: FakeDomain, _ random: inout Seeded) {
         let reference = random.number(21...519)
         if random.once(in: 2) {
             domain.grant(reference, frame: UInt32(random.number(60...599)), readOnly: random.once(in: 4))
@@ -96,7 +97,7 @@ import Testing
     }
 
     /// What the front end asks for, and now and then what makes no sense.
-    private func handshake(_ random: inout SplitMix) -> [String: String] {
+    private func handshake(_ random: inout Seeded) -> [String: String] {
         var nodes: [String: String] = [:]
         for key in [
             "feature-sg", "feature-gso-tcpv4", "feature-gso-tcpv6", "feature-ipv6-csum-offload",
@@ -108,7 +109,7 @@ import Testing
         return nodes
     }
 
-    private func netRequest(_ random: inout SplitMix) -> [UInt8] {
+    private func netRequest(_ random: inout Seeded) -> [UInt8] {
         switch random.number(0...9) {
         case 0: return random.bytes(12)
         case 1:
@@ -123,7 +124,7 @@ import Testing
         }
     }
 
-    private func incoming(_ random: inout SplitMix) -> Frame {
+    private func incoming(_ random: inout Seeded) -> Frame {
         var frame = Frame(random.bytes(random.once(in: 5) ? random.number(0...60_000) : random.number(0...2000)))
         if random.once(in: 2) {
             frame = SampleFrame.tcp(payload: random.number(0...50_000))

@@ -1,5 +1,6 @@
 import Foundation
 public import Machine
+internal import TestSupport
 public import Testing
 
 /// The rules every device keeps. A new device gets all of them by one line.
@@ -10,7 +11,7 @@ public func expectContract<D: Device>(
 ) throws {
     let device = make()
     let slot = Slot("it", device)
-    var random = SplitMix(seed: seed)
+    var random = Seeded(seed)
     var now: UInt64 = 0
     for _ in 0..<accesses where !device.regions.isEmpty {
         let region = Int.random(in: 0..<device.regions.count, using: &random)
@@ -34,17 +35,4 @@ public func expectContract<D: Device>(
     if survivesReset { return }
     device.state.reset(.powerOn)
     #expect(device.state == make().state, "reset is the power-on value", sourceLocation: sourceLocation)
-}
-
-/// A small seeded generator, so that every random test can be repeated.
-public struct SplitMix: RandomNumberGenerator {
-    public var seed: UInt64
-    public init(seed: UInt64) { self.seed = seed }
-    public mutating func next() -> UInt64 {
-        seed &+= 0x9E37_79B9_7F4A_7C15
-        var z = seed
-        z = (z ^ (z >> 30)) &* 0xBF58_476D_1CE4_E5B9
-        z = (z ^ (z >> 27)) &* 0x94D0_49BB_1331_11EB
-        return z ^ (z >> 31)
-    }
 }

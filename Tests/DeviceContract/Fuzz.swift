@@ -1,4 +1,5 @@
 import Foundation
+public import TestSupport
 public import Testing
 
 /// Random input, round after round, each round from a seed of its own.
@@ -11,7 +12,7 @@ public import Testing
 ///   - round: makes something new, treats it badly and checks what must hold.
 public func fuzz(
     _ target: String, limit: Duration = .seconds(20), sourceLocation: SourceLocation = #_sourceLocation,
-    round: (inout SplitMix) throws -> Void
+    round: (inout Seeded) throws -> Void
 ) throws {
     let environment = ProcessInfo.processInfo.environment
     let only = environment["APUS_FUZZ_SEED"].flatMap { UInt64($0) }
@@ -23,7 +24,7 @@ public func fuzz(
     repeat {
         try record.seek(toOffset: 0)
         try record.write(contentsOf: Data("\(seed)\n".utf8))
-        var random = SplitMix(seed: seed)
+        var random = Seeded(seed)
         let taken = try clock.measure { try round(&random) }
         #expect(taken < limit, "\(target), seed \(seed)", sourceLocation: sourceLocation)
         seed += 1
@@ -40,7 +41,7 @@ private func seedRecord(_ target: String) throws -> FileHandle {
     return try FileHandle(forWritingTo: file)
 }
 
-extension SplitMix {
+extension Seeded {
     public mutating func number(_ range: ClosedRange<Int>) -> Int { .random(in: range, using: &self) }
     /// True once in `count`.
     public mutating func once(in count: Int) -> Bool { number(1...count) == 1 }

@@ -7,6 +7,7 @@ import Images
 import Ioreq
 import Machine
 import Storage
+import TestSupport
 import Testing
 
 @testable import PCBoard
@@ -191,7 +192,7 @@ private final class Rig {
         drives.floppies[0] = .drive(floppy)
         // Without disks there is less to find: half the streams cannot unplug them.
         let rig = try Rig(drives: drives) { $0.xenPlatformPCI = unplugs }
-        var random = SplitMix(seed: seed)
+        var random = Seeded(seed)
         // Everything decoded somewhere, so that random addresses find it.
         for (device, function) in [(1, 1), (1, 3), (2, 0), (3, 0)] as [(UInt64, UInt64)] {
             rig.config(device, function, 0x04, size: 2, write: 7)

@@ -10,6 +10,7 @@ import Ethernet
 import Foundation
 import Images
 import Machine
+import TestSupport
 import Testing
 
 @testable import NetworkCards
@@ -29,7 +30,7 @@ private struct Victim<D: Device> {
         slot = Slot("victim", device)
     }
 
-    private func access(_ random: inout SplitMix) -> Access {
+    private func access(_ random: inout Seeded) -> Access {
         if !random.once(in: 4), let offset = favourites.offsets.randomElement(using: &random) {
             return Access(offset: offset, width: favourites.width)
         }
@@ -41,7 +42,7 @@ private struct Victim<D: Device> {
             width: widths[random.number(0...3)])
     }
 
-    mutating func step(_ random: inout SplitMix) {
+    mutating func step(_ random: inout Seeded) {
         time += UInt64(random.number(0...100_000))
         let now = Instant(nanoseconds: time)
         let access = access(&random)
@@ -63,7 +64,7 @@ private struct Victim<D: Device> {
 }
 
 /// A frame as a port gives it: with a header.
-private func frame(_ random: inout SplitMix, to station: [UInt8]) -> Frame {
+private func frame(_ random: inout Seeded, to station: [UInt8]) -> Frame {
     let length = random.once(in: 8) ? random.number(14...17_000) : random.number(14...1600)
     var bytes = random.bytes(length)
     // A frame that its receiver wants, most of the time.
@@ -117,7 +118,7 @@ private func frame(_ random: inout SplitMix, to station: [UInt8]) -> Frame {
     }
 
     /// A descriptor of either ring, with a buffer in memory or beside it, legacy, context or data.
-    private func describe(_ random: inout SplitMix, _ memory: FakeMemory) {
+    private func describe(_ random: inout Seeded, _ memory: FakeMemory) {
         let place = (random.once(in: 2) ? 0x1000 : 0x2000) + random.number(0...7) * 16
         let address = random.once(in: 8) ? random.next() : UInt64(random.number(0...0xFFFF))
         let length = random.once(in: 4) ? random.number(0...0xFFFFF) : random.number(0...2000)

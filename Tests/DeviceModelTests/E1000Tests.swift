@@ -1,6 +1,7 @@
 import DeviceContract
 import Ethernet
 import Machine
+import TestSupport
 import Testing
 
 @testable import NetworkCards
@@ -279,7 +280,7 @@ private func tcp(payload: Int, six: Bool = false, to station: [UInt8] = Bench.ma
 
     @Test("Wild rings, chains without end and addresses outside of memory harm nobody")
     func hostile() {
-        var random = SplitMix(seed: 5)
+        var random = Seeded(5)
         for round in 0..<300 {
             let bench = Bench()
             bench.start(receiveControl: .random(in: 0...0xFFF_FFFF, using: &random) | 2)

@@ -1,6 +1,7 @@
 import DeviceContract
 import Ethernet
 import Machine
+import TestSupport
 import Testing
 
 @testable import NetworkCards
@@ -162,7 +163,7 @@ private func frame(_ count: Int, to station: [UInt8] = Bench.mac) -> Frame {
 
     @Test("Wild pointers harm nobody")
     func hostile() {
-        var random = SplitMix(seed: 9)
+        var random = Seeded(9)
         for _ in 0..<300 {
             let bench = Bench()
             bench.start()

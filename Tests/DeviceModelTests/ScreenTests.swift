@@ -1,6 +1,7 @@
 import DeviceContract
 import Display
 import Machine
+import TestSupport
 import Testing
 import VNC
 
@@ -160,7 +161,7 @@ private func art(_ screen: Screen, x: Int, y: Int, _ width: Int, _ height: Int) 
 
     @Test("Whatever the registers say, nothing outside video memory is touched")
     func random() {
-        var random = SplitMix(seed: 7)
+        var random = Seeded(7)
         for _ in 0..<12 {
             let card = Card(memory: 1 << 18)
             let screen = Screen(card.vga)

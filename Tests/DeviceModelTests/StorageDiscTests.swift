@@ -1,6 +1,7 @@
 import DeviceContract
 import Images
 import Machine
+import TestSupport
 import Testing
 
 @testable import Storage
@@ -159,7 +160,7 @@ import Testing
     }
 
     @Test("Random packets, limits, transfers and medium changes are survived") func hostileGuest() {
-        var random = SplitMix(seed: 11)
+        var random = Seeded(11)
         let small = MemoryStore(numberedSectors: 90, isReadOnly: true)
         let rig = IDERig(.cdrom(small), memory: 65_536)
         let known: [UInt8] = [

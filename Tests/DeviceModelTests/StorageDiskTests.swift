@@ -1,6 +1,7 @@
 import DeviceContract
 import Images
 import Machine
+import TestSupport
 import Testing
 
 @testable import Storage
@@ -19,7 +20,7 @@ import Testing
 
     @Test("Random register accesses that start commands and bus masters are survived")
     func hostileGuest() {
-        var random = SplitMix(seed: 7)
+        var random = Seeded(7)
         let commands: [UInt8] = [
             0x20, 0x24, 0x29, 0x30, 0x34, 0x39, 0xC4, 0xC5, 0xC6, 0xC8, 0xCA, 0x25, 0x35, 0x3D, 0xA0, 0xA1, 0xEC, 0xEF,
             0xB0, 0x08, 0x90, 0x91, 0xE7, 0xF8, 0x27, 0x40,

@@ -1,6 +1,7 @@
 import DeviceContract
 import Images
 import Machine
+import TestSupport
 import Testing
 
 @testable import Storage
@@ -171,7 +172,7 @@ private final class FloppyRig {
     }
 
     @Test("Random commands with random DMA set-ups are survived, and stay on the disk") func hostileGuest() {
-        var random = SplitMix(seed: 5)
+        var random = Seeded(5)
         let rig = FloppyRig()
         let known: [UInt8] = [0xE6, 0x46, 0xC5, 0x45, 0x4D, 0x42, 0xF6, 0x4A, 0x07, 0x0F, 0x8F, 0xCF, 0x08, 0x04, 0x03]
         for round in 0..<5_000 {

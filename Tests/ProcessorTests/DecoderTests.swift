@@ -5,6 +5,7 @@
 
 import CProcessor
 import CZydis
+import TestSupport
 import Testing
 
 @testable import Processor
@@ -25,7 +26,7 @@ import Testing
                 base: 0, limit: mode == 16 ? 0xFFFF : .max, selector: 8, access: index == Seg.cs ? access : 0xC093)
         }
         cpu.updateMode()
-        var random = SeededGenerator(seed: seed)
+        var random = Seeded(seed)
         var wrong: [String] = []
         var compared = 0
         var code = [UInt8](repeating: 0, count: 32)

@@ -6,26 +6,17 @@
 // them is a destination. Flags that an instruction leaves undefined differ between hosts: see `settle`.
 
 import CProcessor
+import TestSupport
 
 @testable import Processor
 
-/// A seeded generator (SplitMix64), so that a failing case can be named by one number.
-struct SeededGenerator: RandomNumberGenerator {
-    var state: UInt64
-    init(seed: UInt64) { state = seed }
-    mutating func next() -> UInt64 {
-        state &+= 0x9E37_79B9_7F4A_7C15
-        var z = state
-        z = (z ^ (z >> 30)) &* 0xBF58_476D_1CE4_E5B9
-        z = (z ^ (z >> 27)) &* 0x94D0_49BB_1331_11EB
-        return z ^ (z >> 31)
-    }
+extension Seeded {
     mutating func below(_ limit: Int) -> Int { Int(truncatingIfNeeded: next() >> 33) % limit }
     mutating func chance(_ one: Int) -> Bool { below(one) == 0 }
 }
 
 struct InstructionGenerator {
-    var random: SeededGenerator
+    var random: Seeded
     var bytes: [UInt8] = []
     /// Offsets of the instructions' first bytes.
     private(set) var starts: [Int] = []
@@ -38,7 +29,7 @@ struct InstructionGenerator {
     let is64: Bool
 
     init(seed: UInt64, bits: Int = 64) {
-        random = SeededGenerator(seed: seed)
+        random = Seeded(seed)
         is64 = bits == 64
         registers = is64 ? [0, 1, 2, 3, 5, 6, 7, 8, 9, 10, 11, 12, 13] : [0, 1, 2, 3, 6, 7]
     }

@@ -5,6 +5,7 @@
 
 import CProcessor
 import Foundation
+import TestSupport
 import Testing
 
 @testable import Processor
@@ -22,7 +23,7 @@ import Testing
         let guest = TinyGuest([ram], patience: 3)
         guest.cpu.engine.pointee.blocks.heat = translated ? 1 : 0
         for seed in Self.firstSeed..<Self.firstSeed + Self.cases {
-            var random = SeededGenerator(seed: seed &* 8 &+ UInt64(mode.rawValue))
+            var random = Seeded(seed &* 8 &+ UInt64(mode.rawValue))
             if Self.isVerbose { print("\(mode) seed \(seed)") }
             fill(ram, &random)
             prepare(guest, mode, &random)
@@ -35,7 +36,7 @@ import Testing
     }
 
     /// Code at 0x10000, mostly real opcodes; random tables where the registers below point.
-    private func fill(_ ram: RAM, _ random: inout SeededGenerator) {
+    private func fill(_ ram: RAM, _ random: inout Seeded) {
         for index in stride(from: 0, to: 0x3000, by: 8) {
             ram.host.storeBytes(of: random.next(), toByteOffset: 0x4000 + index, as: UInt64.self)
         }
@@ -61,7 +62,7 @@ import Testing
         ram.host.storeBytes(of: 0x87, toByteOffset: 0x4000, as: UInt32.self)
     }
 
-    private func prepare(_ guest: TinyGuest, _ mode: Mode, _ random: inout SeededGenerator) {
+    private func prepare(_ guest: TinyGuest, _ mode: Mode, _ random: inout Seeded) {
         let cpu = guest.cpu
         cpu.resetState(powerOn: true)
         cpu.pointee.halted = false
