@@ -84,19 +84,19 @@ final class BlockDevices {
         else { return }
         let isCDROM = try store.read("\(path)/device-type") == "cdrom"
         let isPlain = isCDROM && base.contains("/qdisk/")
-        let device = BlockBackend(
+        let disk = BlockBackend(
             BlockDescription(path: path, isCDROM: isCDROM, isPlain: isPlain, limits: limits), medium: medium,
             store: store, grants: link.grants, ports: link)
-        device.device.onReport = { [weak self] in self?.onReport($0) }
-        device.device.onEnd = { [weak self, unowned device] in self?.forget(name, device) }
-        devices[name] = device
-        all.append(device)
+        disk.device.onReport = { [weak self] in self?.onReport($0) }
+        disk.device.onEnd = { [weak self, unowned disk] in self?.forget(name, disk) }
+        devices[name] = disk
+        all.append(disk)
         do {
             if !isPlain { try store.write("\(path)/physical-device-path", target) }
             try store.write("\(path)/hotplug-status", "connected")
-            try device.start()
+            try disk.start()
         } catch {
-            forget(name, device)
+            forget(name, disk)
             throw error
         }
     }

@@ -55,14 +55,9 @@ extension DomainBackend {
     }
 
     private struct Request: Codable {
-        /// A disk and its image, whose descriptors come with the request.
-        struct Disk: Codable {
-            var number: Int
-            var isDisc: Bool
-            var files: ImageFiles.Note
-        }
         var command: String
-        var disk: Disk?
+        /// An image, whose descriptors come with the request.
+        var disk: ImageFiles.Delivery?
     }
 
     private struct Refusal: Codable { var error: String }

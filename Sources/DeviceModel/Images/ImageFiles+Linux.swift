@@ -54,6 +54,17 @@ extension ImageFiles {
         var paths: [String]
     }
 
+    /// What is said of an image on its way to the back end of a disk, which the guest knows by `number`.
+    public struct Delivery: Codable, Equatable, Sendable {
+        public var number: Int
+        public var isDisc: Bool
+        public var files: Note
+
+        public init(number: Int, isDisc: Bool, files: Note) {
+            (self.number, self.isDisc, self.files) = (number, isDisc, files)
+        }
+    }
+
     public var note: Note {
         Note(
             format: format, readOnly: readOnly, isShared: isShared, isDirect: direct != nil,

@@ -87,16 +87,8 @@ extension Session {
 
 /// What the back ends are told of a disk whose image comes with the request.
 private struct DiskRequest: Encodable {
-    struct Disk: Encodable {
-        var number: Int
-        var isDisc: Bool
-        var files: ImageFiles.Note
-    }
     var command = "block-attach"
-    var disk: Disk
-    init(number: Int, isDisc: Bool, files: ImageFiles.Note) {
-        disk = Disk(number: number, isDisc: isDisc, files: files)
-    }
+    var disk: ImageFiles.Delivery
 }
 
 extension Command {
@@ -128,8 +120,9 @@ extension Command {
             let files = try open(disk)
             try session.attach(device, called: disk.vdev, to: record) { () throws(ToolstackError) in
                 guard let files else { return }
-                let request = DiskRequest(number: device.number, isDisc: disk.cdrom, files: files.note)
-                _ = try Control.ask(directory.backend, request, descriptors: files.descriptors.map(\.number))
+                let image = ImageFiles.Delivery(number: device.number, isDisc: disk.cdrom, files: files.note)
+                _ = try Control.ask(
+                    directory.backend, DiskRequest(disk: image), descriptors: files.descriptors.map(\.number))
             }
             try session.change(record) { $0.disks.append(disk) }
             return 0
