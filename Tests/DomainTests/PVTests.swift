@@ -6,7 +6,7 @@ import Testing
 
 extension Guests {
     @Suite("PV domains", .serialized) struct PVTests {
-        private func boot(
+        static func boot(
             _ name: String, vcpus: Int = 1, more: String = ""
         ) throws -> (domain: Domain, console: Console, disk: URL) {
             let disk = try Site.makeDisk("\(name).img", bytes: 64 << 20)
@@ -53,7 +53,7 @@ extension Guests {
 
         @Test("Debian's kernel boots, says what it says on Xen, and keeps a file system on xvda", arguments: [1, 2])
         func boots(vcpus: Int) throws {
-            let (domain, console, disk) = try boot("pv\(vcpus)", vcpus: vcpus)
+            let (domain, console, disk) = try Self.boot("pv\(vcpus)", vcpus: vcpus)
             let log = try console.wait(for: "guest#", within: 300)
             // On Xen it has no such clock either if there is but one processor, and so says less.
             for line in Self.lines where vcpus > 1 || !line.contains("TSCs unsynchronized") {
@@ -77,7 +77,7 @@ extension Guests {
         }
 
         @Test("Balloon and sysrq reach it, and a reboot makes it anew") func control() throws {
-            let (domain, console, _) = try boot("pv-control", vcpus: 2, more: "maxmem = 320")
+            let (domain, console, _) = try Self.boot("pv-control", vcpus: 2, more: "maxmem = 320")
             try console.wait(for: "guest#", within: 300)
             #expect(try Site.xl("sysrq", domain.name, "h").status == 0)
             try console.wait(for: "HELP :", within: 20)
@@ -106,7 +106,7 @@ extension Guests {
         }
 
         @Test("A panic is a crash, and on_crash says what comes of it") func panics() throws {
-            let (domain, console, _) = try boot("pv-panic", more: "on_crash = 'preserve'")
+            let (domain, console, _) = try Self.boot("pv-panic", more: "on_crash = 'preserve'")
             try console.wait(for: "guest#", within: 300)
             console.send("echo c >/proc/sysrq-trigger\n")
             try console.wait(for: "Kernel panic - not syncing", within: 30)
@@ -117,7 +117,7 @@ extension Guests {
 
         @Test("Destroyed in the middle of writes, it leaves a file system that can be repaired") func destroyed() throws
         {
-            let (domain, console, disk) = try boot("pv-destroyed")
+            let (domain, console, disk) = try Self.boot("pv-destroyed")
             try console.wait(for: "guest#", within: 300)
             let synced = try console.run(
                 "mkfs.ext4 -q /dev/xvda1 && mount /dev/xvda1 /mnt && echo kept >/mnt/kept && sync")

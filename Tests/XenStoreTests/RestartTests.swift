@@ -122,4 +122,32 @@ import XenStore
         _ = talk.restart()
         #expect(asks(message(.transactionEnd, 14, "F\0", 90)) == message(.transactionEnd, 14, "OK\0", 90))
     }
+
+    @Test("Whoever listens to a conversation knows its watches, and how far the client has come with its events")
+    func follows() {
+        var conversation = StoreConversation()
+        func say(_ operation: Operation, _ text: String) {
+            let message = Message(operation, request: 1, payload: Array(text.utf8))
+            let (answer, answered) = (
+                conversation.asks(message),
+                conversation.hears(Message(operation, request: 1, payload: Array("OK\0".utf8)))
+            )
+            #expect(answer == nil && answered)
+        }
+        say(.watch, "/backend/vbd/1/51728/state\0a\0")
+        #expect(conversation.isWatched("/backend/vbd/1/51728") && conversation.isWatched("/backend/vbd/1/51728/state"))
+        #expect(
+            !conversation.isWatched("/backend/vbd/1/5172") && !conversation.isWatched("/backend/vbd/1/51728/state/x"))
+        say(.unwatch, "/backend/vbd/1/51728/state\0a\0")
+        #expect(!conversation.isWatched("/backend/vbd/1/51728"))
+        // A client that does not watch the node says nothing by reading it.
+        say(.read, "control/sysrq\0")
+        #expect(conversation.probeReads == nil)
+        say(.watch, "control/sysrq\0b\0")
+        for (path, isProbe) in [("control/sysrq", true), ("/local/domain/1/control/sysrq", true), ("sysrq", false)] {
+            let before = conversation.probeReads ?? 0
+            say(.read, path + "\0")
+            #expect((conversation.probeReads == before + 1) == isProbe, "\(path)")
+        }
+    }
 }

@@ -53,6 +53,8 @@ final class BlockDevices {
         for disk in all { try disk.device.restate() }
     }
 
+    func serves(_ path: String) -> Bool { name(in: path).map { devices[$0] != nil } ?? false }
+
     func stop() {
         for device in devices.values { device.stop() }
         (devices, all) = ([:], [])

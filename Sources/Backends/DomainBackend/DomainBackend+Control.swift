@@ -1,6 +1,7 @@
 // What the back ends of a domain answer on their control socket: figures of rings and devices, and a disk's image.
 // Source: the control protocol of a domain's processes: one JSON object a line.
-// Modelled: "status" and "statistics", which are the same here; "block-attach", with the image's open files.
+// Modelled: "status" and "statistics", which are the same here; "block-attach", with the image's open files; "serves":
+// whether a device that was taken away is still held by anybody, and how far the guest has come with its events.
 // Quirks: a request of the guest's ring may stand for any number of events, and an event for any number of requests.
 
 internal import BlockBackend
@@ -58,9 +59,16 @@ extension DomainBackend {
         var command: String
         /// An image, whose descriptors come with the request.
         var disk: ImageFiles.Delivery?
+        /// A device's directory among the back ends.
+        var target: String?
     }
 
     private struct Refusal: Codable { var error: String }
+    private struct Service: Codable {
+        var ok = true
+        var serves: Bool
+        var probeReads: UInt64?
+    }
 
     private func answer(_ line: String) -> String {
         let request = try? JSONDecoder().decode(Request.self, from: Data(line.utf8))
@@ -74,7 +82,11 @@ extension DomainBackend {
                 try attach(files, isDisc: disk.isDisc, number: disk.number)
                 return #"{"ok":true}"#
             } catch { return Self.text(Refusal(error: "\(error)")) }
-        default: return Self.text(Refusal(error: "the back ends know status, statistics and block-attach only"))
+        case ("serves", _):
+            guard let path = request?.target else { return Self.text(Refusal(error: "whom?")) }
+            return Self.text(Service(serves: serves(path), probeReads: probeReads))
+        default:
+            return Self.text(Refusal(error: "the back ends know status, statistics, serves and block-attach only"))
         }
     }
 

@@ -110,6 +110,14 @@ public final class DomainBackend {
             eventsSent: link.eventsSent)
     }
 
+    /// Whether a device of this directory is served, or watched by the guest.
+    func serves(_ path: String) -> Bool {
+        disks.contains { $0.serves(path) } || interfaces?.serves(path) == true || relay?.isWatched(path) == true
+    }
+
+    /// How often the guest has looked at `StoreConversation.probe`; nil if it would not.
+    var probeReads: UInt64? { relay?.probeReads }
+
     /// An interface's end of its network; or two connections to a xenstored that has taken the place of one that died:
     /// the guest's, and Domain-0's.
     private func hearMonitor() {

@@ -82,6 +82,13 @@ final class NetDevices {
         for interface in all { try interface.device.restate() }
     }
 
+    func serves(_ path: String) -> Bool { number(in: path).map { devices[$0] != nil } ?? false }
+
+    private func number(in path: String) -> Int? {
+        guard path.hasPrefix(base + "/") else { return nil }
+        return path.dropFirst(base.count + 1).split(separator: "/").first.flatMap { Int($0) }
+    }
+
     func stop() {
         for device in all { device.stop() }
         (devices, all) = ([:], [])
@@ -89,8 +96,7 @@ final class NetDevices {
 
     private func look(_ path: String) {
         // Only an interface that comes is of interest: what changes in one is its own matter.
-        let name = path.dropFirst(base.count + 1).split(separator: "/").first.flatMap { Int($0) }
-        if let name, devices[name] != nil { return }
+        if serves(path) { return }
         do {
             for name in try store.directory(base) ?? [] {
                 guard let number = Int(name), devices[number] == nil, let port = ports[number] else { continue }

@@ -37,6 +37,12 @@ final class StoreRelay {
         watch()
     }
 
+    /// Whether the guest wants to hear of changes at `path` or below.
+    func isWatched(_ path: String) -> Bool { conversation.isWatched(path) }
+
+    /// How often the guest has looked at `StoreConversation.probe`; nil if it would not.
+    var probeReads: UInt64? { conversation.probeReads }
+
     /// Moves bytes both ways; true if there is more to move at once.
     func turn() -> Bool {
         guard isSane else { return false }

@@ -9,19 +9,41 @@ public struct StoreConversation {
     private static let ownRequests: UInt32 = 0xFFFF_0000
     /// More than a client may have: those who say more are not followed any further.
     private static let limit = 4096
+    /// Linux reads this node whenever it changes, after it has dealt with all events before; empty, it means nothing.
+    public static let probe = "control/sysrq"
 
     private var unanswered: [Message] = []
     private var watches: [[UInt8]] = []
+    /// How often the client has read `probe`.
+    private var probes: UInt64 = 0
     private var transactions: Set<UInt32> = []
     /// Transactions of a store that is no more.
     private var lost: Set<UInt32> = []
 
     public init() {}
 
+    /// Whether a watch of the client lies at `path` or below it.
+    public func isWatched(_ path: String) -> Bool {
+        let (whole, below) = (Array(path.utf8), Array((path + "/").utf8))
+        return watches.contains { watch in
+            let place = watch.prefix { $0 != 0 }
+            return place.elementsEqual(whole) || place.starts(with: below)
+        }
+    }
+
+    private static func isProbe(_ payload: [UInt8]) -> Bool {
+        let path = String(decoding: payload.prefix { $0 != 0 }, as: UTF8.self)
+        return path == probe || path.hasSuffix("/\(probe)")
+    }
+
+    /// How often the client has read `probe`; nil if it does not watch it.
+    public var probeReads: UInt64? { watches.contains(where: Self.isProbe) ? probes : nil }
+
     /// Notes a request on its way to the store; an answer if the store must not see it.
     public mutating func asks(_ message: Message) -> Message? {
         if message.transaction != 0, lost.contains(message.transaction) { return again(message) }
         if unanswered.count < Self.limit { unanswered.append(message) }
+        if message.type == Operation.read.rawValue, Self.isProbe(message.payload) { probes &+= 1 }
         return nil
     }
 

@@ -63,6 +63,10 @@ public struct ControlReply: Codable, Equatable, Sendable {
     public var eventsSent: Int?
     /// How often vCPUs left guest code.
     public var exits: Int?
+    /// Whether somebody has to do with a device still (back ends).
+    public var serves: Bool?
+    /// How often the guest has read control/sysrq, if it watches it (back ends).
+    public var probeReads: UInt64?
     /// How the domain ended (monitor).
     public var reason: String?
     public init(ok: Bool? = nil, error: String? = nil) { (self.ok, self.error) = (ok, error) }

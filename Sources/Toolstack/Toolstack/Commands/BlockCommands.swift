@@ -1,7 +1,9 @@
 // xl block-attach, block-detach, block-list: virtual disks of a running domain.
 // Source: xl(1); columns captured on Xen 4.17.7; libxl waits ten seconds for back ends, and as long for front ends.
 // Modelled: attach and detach through the store, with the guest's consent or without (-f).
-// Quirks: a guest without PV drivers leaves the disk waiting; that is said, and no failure, as on Xen.
+// Quirks: a guest without PV drivers leaves the disk waiting; that is said, and no failure, as on Xen. Both also wait until
+// the guest has dealt with it: Linux takes nodes that come back before that for the old ones, and shows a disk later than it
+// says that it has it.
 
 internal import DomainConfig
 internal import Foundation
@@ -45,12 +47,19 @@ extension Session {
                 "timed out waiting for the back end of \(name) (state \(back), wanted 2): "
                     + "see \(run.directory(of: record.domid).log(of: "backend"))")
         }
-        if front != 4 { complain("xl: the guest has not taken \(name) (state \(front)): has it PV drivers?") }
+        if front == 4 {
+            awaitGuest(record, device.backend, isGone: false)
+        } else {
+            complain("xl: the guest has not taken \(name) (state \(front)): has it PV drivers?")
+        }
     }
 
-    /// Takes a device away: asks the guest, unless `forced`.
+    /// What the guest has to say about a device that is taken away: libxl's LIBXL__FORCE_OFF, _AUTO and _ON.
+    enum Consent { case needed, awaited, notAsked }
+
+    /// Takes a device away, and waits until both ends have let go of it: then it can come back at once.
     func detach(
-        _ device: StoredDevice, kind: String, called name: String, from record: DomainRecord, forced: Bool
+        _ device: StoredDevice, kind: String, called name: String, from record: DomainRecord, consent: Consent
     ) throws(ToolstackError) {
         let seconds = deviceSeconds
         let backendKind = device.backend.split(separator: "/").dropFirst(4).first.map(String.init)
@@ -60,13 +69,34 @@ extension Session {
             try store.write("\(device.backend)/online", "0")
             // Closing: what a connected front end answers, and what nobody answers while there is none.
             if ![0, 6].contains(before) { try store.write("\(device.backend)/state", "5") }
-            let state = forced ? 6 : try store.wait(for: [6], at: device.backend, seconds: seconds)
+            var state = 6
+            if consent != .notAsked { state = try store.wait(for: [6], at: device.backend, seconds: seconds) }
+            if consent == .awaited { state = 6 }
             if [0, 6].contains(state) { try store.remove(nodes) }
             return state
         }
         guard [0, 6].contains(state) else {
             throw ToolstackError(
                 "timed out waiting for the guest to release \(name) (state \(state), wanted 6); use -f to take it away")
+        }
+        awaitGuest(record, device.backend, isGone: true)
+    }
+
+    /// Waits at most two seconds until the guest has dealt with what has changed: it reads an empty control/sysrq, which
+    /// changes after all else. If a device `isGone`, the back ends close what they had for it, too, and the guest takes its
+    /// watches off it. None of this is a reason to fail.
+    private func awaitGuest(_ record: DomainRecord, _ path: String, isGone: Bool) {
+        let socket = run.directory(of: record.domid).backend
+        let request = ControlRequest("serves", target: path)
+        guard let first = try? Control.ask(socket, request), let store = openStore() else { return }
+        let key = "/local/domain/\(record.domid)/control/sysrq"
+        var seen = first.probeReads
+        if (try? store.read(key)) == "" { try? store.write(key, "") } else { seen = nil }
+        let deadline = Date(timeIntervalSinceNow: min(2, deviceSeconds))
+        while Date() < deadline, let now = try? Control.ask(socket, request) {
+            let isBehind = if let seen, let reads = now.probeReads { reads <= seen } else { false }
+            guard isBehind || isGone && now.serves == true else { return }
+            Thread.sleep(forTimeInterval: 0.01)
         }
     }
 
@@ -173,7 +203,8 @@ extension Command {
                 throw ToolstackError("Error: Device \(name) not connected.", isVerbatim: true)
             }
             try session.detach(
-                device, kind: "vbd", called: name, from: record, forced: options.has("force") || session.force)
+                device, kind: "vbd", called: name, from: record,
+                consent: options.has("force") || session.force ? .notAsked : .needed)
             try session.change(record) { config in
                 config.disks.removeAll { VirtualDevice($0.vdev)?.number == device.number }
             }
