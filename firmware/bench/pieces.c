@@ -75,7 +75,7 @@ static int copies(int count)
     memset(from, 5, bytes);
     for (int i = 0; i < count; i++) {
         memcpy(to + (i & 31), from, bytes);
-        from[i] ^= to[bytes / 2];
+        from[i & 1023] ^= to[bytes / 2];
     }
     return to[2000] == 5 ? 0 : 1;
 }
