@@ -2,8 +2,8 @@ import Foundation
 import Testing
 
 extension Guests {
-    /// Flat programs of firmware/tests that say on the debug port what they find.
-    @Suite("Test programs in HVM guests", .serialized) struct XenProgramTests {
+    /// Programs of firmware/tests that say on the debug port, or on Xen's console, what they find.
+    @Suite("Test programs as guests", .serialized) struct XenProgramTests {
         /// Assembles a program of `firmware/tests` into a disk image.
         private func image(_ name: String) throws -> URL {
             let tests = Site.root.appendingPathComponent("firmware/tests")
@@ -26,9 +26,9 @@ extension Guests {
         }
 
         /// What the program has said when it powered off; each FAIL is an issue.
-        private func facts(of domain: Domain, within seconds: Int) throws -> [Substring] {
+        private func facts(of domain: Domain, within seconds: Int, in log: String = "bios") throws -> [Substring] {
             #expect(domain.isGone(within: seconds), "it powers off through SCHEDOP_shutdown")
-            let file = Site.run.appendingPathComponent("logs/bios-\(domain.name).log")
+            let file = Site.run.appendingPathComponent("logs/\(log)-\(domain.name).log")
             let lines = try String(contentsOf: file, encoding: .utf8).split(separator: "\n")
             for line in lines where line.hasPrefix("FAIL") { Issue.record("\(line.dropFirst(5))") }
             return lines
@@ -52,6 +52,40 @@ extension Guests {
             #expect(lines.contains("xen platform: the test guest was here"))
             let console = Site.run.appendingPathComponent("logs/guest-console-\(domain.name).log")
             #expect(try String(contentsOf: console, encoding: .utf8).contains("hello from the test guest"))
+        }
+
+        @Test("Each group of hypercalls that PV guests have, by a kernel of a few pages")
+        func paravirtual() throws {
+            let tests = Site.root.appendingPathComponent("firmware/tests/pv").path
+            let kernel = Site.run.appendingPathComponent("pv.elf").path
+            let made = try Site.run(
+                URL(fileURLWithPath: "/usr/bin/cc"),
+                [
+                    "-m64", "-Os", "-Wall", "-Werror", "-ffreestanding", "-fno-pic", "-no-pie", "-mcmodel=kernel",
+                    "-mno-red-zone", "-mgeneral-regs-only", "-nostdlib", "-static", "-fno-stack-protector",
+                    "-fcf-protection=none", "-Wl,-T,\(tests)/link.ld", "-Wl,--build-id=none", "-Wl,-z,noexecstack",
+                    "-Wl,-z,max-page-size=4096", "-Wl,--no-warn-rwx-segments", "-o", kernel, "\(tests)/start.S",
+                    "\(tests)/tests.c",
+                ])
+            guard made.status == 0 else { throw Domain.Failure(description: made.error) }
+            let domain = try Domain(
+                "pv-program",
+                """
+                type = 'pv'
+                memory = 64
+                maxmem = 80
+                vcpus = 2
+                kernel = '\(kernel)'
+                cmdline = 'foo'
+                """)
+            let lines = try facts(of: domain, within: 60, in: "guest-console")
+            #expect(lines.filter { $0.hasPrefix("PASS") }.count > 140)
+            #expect(lines.last == "PV-TESTS OK")
+            let log = Site.run.appendingPathComponent("logs/hypervisor-\(domain.name).log")
+            let said = try String(contentsOf: log, encoding: .utf8)
+            #expect(said.contains(") hello to Xen's log!\n"))
+            // Once, though it was called twice.
+            #expect(said.split(separator: "\n").filter { $0.contains("hypercall 70 is not implemented") }.count == 1)
         }
 
         @Test("A hostile guest harms its own disk only, while another domain works on")

@@ -5,7 +5,7 @@ import Testing
 @testable import Kernel
 
 /// What hypercalls did to a vCPU.
-private final class FakeParavirtual: ParavirtualCPU {
+final class FakeParavirtual: ParavirtualCPU {
     var actions: [String] = []
     func take() -> [String] {
         defer { actions = [] }
@@ -44,7 +44,7 @@ private final class FakeParavirtual: ParavirtualCPU {
 }
 
 /// A PV guest that makes hypercalls.
-private final class PVCaller {
+final class PVCaller {
     let guest: Caller
     let cpu = FakeParavirtual()
     init(vcpus: Int = 2) { guest = Caller(vcpus: vcpus, flavour: .pv) }

@@ -22,7 +22,7 @@ public struct PVStart: Equatable, Sendable {
     public var storeFrame: UInt64
     public var consoleFrame: UInt64
     public var sharedInfoFrame: UInt64
-    /// Virtual address of the hypercall page, for kernels that name one.
+    /// Guest-physical address of the hypercall page, for kernels that name one.
     public var hypercallPage: UInt64?
 }
 
@@ -72,7 +72,7 @@ public struct PVBuilder {
             stackTop: base &+ (layout.stack + 1) * Self.pageSize,
             startInfo: base &+ layout.startInfo * Self.pageSize, pageTableRoot: layout.tables * Self.pageSize,
             storeFrame: layout.store, consoleFrame: layout.console, sharedInfoFrame: sharedInfoFrame,
-            hypercallPage: kernel.number(XEN_ELFNOTE_HYPERCALL_PAGE))
+            hypercallPage: kernel.number(XEN_ELFNOTE_HYPERCALL_PAGE).map { $0 &- base })
         writeStartInfo(layout, start, storePort, consolePort, &memory)
         return start
     }

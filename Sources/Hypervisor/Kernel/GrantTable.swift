@@ -1,6 +1,7 @@
 // The grant table: frames that the guest may let others use, version 1.
 // Source: Xen public/grant_table.h; xen/common/grant_table.c (statuses, order of checks).
 // Modelled: setup, query, copy within the domain, versions. Not modelled: version 2, maps of other domains' frames, transfers.
+// Maps of own frames: GrantMaps.swift.
 // Quirks: back ends read the entries themselves; this is the table's size and its place only.
 
 internal import CXen
@@ -52,10 +53,10 @@ final class GrantTable: Sendable {
         return .failure(.generalError)
     }
 
-    /// The entry is no longer in use.
-    func end(_ reference: UInt32) {
+    /// The entry is no longer in use, or only for reading.
+    func end(_ reference: UInt32, isStillRead: Bool = false) {
         guard reference < UInt32(frameCount) * Self.entriesPerFrame else { return }
-        frames.clearBit(Int(reference) * 64 + 3)
+        if !isStillRead { frames.clearBit(Int(reference) * 64 + 3) }
         frames.clearBit(Int(reference) * 64 + 4)
     }
 
@@ -75,9 +76,11 @@ enum GrantStatus: Int16, Error {
     case badDomain = -2
     case badReference = -3
     case badHandle = -4
+    case badVirtualAddress = -5
     case permissionDenied = -8
     case badPage = -9
     case badCopyArgument = -10
+    case noSpace = -13
 }
 
 // MARK: - GNTTABOP_*
@@ -112,8 +115,16 @@ extension Hypercall {
             }
             return 0
         // No domain here may map another's frames; statuses lie at 18, 20 and 12.
-        case GNTTABOP_map_grant_ref: return try refuse(list, count, 32, status: 18, .badDomain)
-        case GNTTABOP_unmap_grant_ref: return try refuse(list, count, 24, status: 20, .badHandle)
+        case GNTTABOP_map_grant_ref:
+            guard let cpu else { return try refuse(list, count, 32, status: 18, .badDomain) }
+            try each(list, count, 32) { call throws(XenError) in map(&call, cpu) }
+            return 0
+        case GNTTABOP_unmap_grant_ref:
+            guard let cpu else { return try refuse(list, count, 24, status: 20, .badHandle) }
+            try each(list, count, 24) { call throws(XenError) in
+                call.set(UInt16(bitPattern: unmap(call, cpu).rawValue), at: 20)
+            }
+            return 0
         case GNTTABOP_transfer:
             return try refuse(list, count, isLong ? 24 : 16, status: isLong ? 20 : 12, .generalError)
         case GrantCommand.setVersion:

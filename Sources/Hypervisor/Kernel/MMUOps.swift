@@ -7,14 +7,14 @@ internal import CXen
 internal import Processor
 
 extension Hypercall {
-    private static let addressMask: UInt64 = 0x000F_FFFF_FFFF_F000
+    static let addressMask: UInt64 = 0x000F_FFFF_FFFF_F000
     private static let accessedAndDirty: UInt64 = 0x60
 
-    private func tables(_ memory: ParavirtualMemory) -> TableRegister {
+    func tables(_ memory: ParavirtualMemory) -> TableRegister {
         TableRegister(memory: memory) { [machine] in machine.page($0) }
     }
 
-    private func known() throws(XenError) -> ParavirtualMemory {
+    func known() throws(XenError) -> ParavirtualMemory {
         guard let known = machine.paravirtual else { throw .notImplemented }
         return known
     }
@@ -77,7 +77,7 @@ extension Hypercall {
     }
 
     /// Stores one entry, in a table or, as Xen lets guests, in any page of RAM.
-    private func set(
+    func set(
         _ place: UInt64, _ value: UInt64, keepsMarks: Bool, _ known: ParavirtualMemory, isLeaf: Bool = false
     ) throws(XenError) {
         guard place & 7 == 0, let page = machine.page(place >> 12) else { throw .invalid }
@@ -127,7 +127,7 @@ extension Hypercall {
     // MARK: forgetting
 
     /// Forgets one page or all, here and on other vCPUs.
-    private func flush(_ page: UInt64?, _ cpu: any ParavirtualCPU, others: UInt64 = 0) {
+    func flush(_ page: UInt64?, _ cpu: any ParavirtualCPU, others: UInt64 = 0) {
         if others == 0 || others >> UInt64(vcpu) & 1 != 0 {
             if let page { cpu.flushPage(page) } else { cpu.flushAll() }
         }

@@ -1,7 +1,7 @@
 // memory_op: where pages lie, ballooning, and what memory there is.
 // Source: Xen public/memory.h; xen/common/memory.c (what a guest may ask of its own memory).
 // Modelled: shared info and grant frames in the physmap, decrease and populate, sizes, the memory map.
-// Not modelled: gmfn spaces (a page at a second place), exchange, paging, sharing.
+// Not modelled: gmfn spaces (a page at a second place), paging, sharing. Exchange: MemoryExchange.swift.
 
 internal import CXen
 
@@ -49,6 +49,7 @@ extension Hypercall {
             answer.set(machine.ramFrames - 1, at: 16)
             try write(answer.bytes, address)
             return 0
+        case XENMEM_exchange where xen.flavour == .pv: return try exchange(address)
         case XENMEM_machine_memory_map, XENMEM_set_memory_map: throw .notPermitted
         default: throw .notImplemented
         }

@@ -50,7 +50,7 @@ extension Hypercall {
         // Behind them lie Xen's own.
         guard entries <= 14 * 512 else { throw .invalid }
         let count = Int((entries + 511) / 512)
-        let call = try read(list, count * 8)
+        let call = count == 0 ? Record([], isLong: isLong) : try read(list, count * 8)
         let frames = (0..<count).map { call.u64($0 * 8) }
         guard frames.allSatisfy({ machine.page($0) != nil }) else { throw .invalid }
         cpu.setGDT(frames: frames, entries: Int(entries))

@@ -46,6 +46,23 @@ final class Reservation: Sendable {
         }
     }
 
+    /// The guest gets `1 << order` frames that lie side by side from a multiple of that on, all below `limit`; the first.
+    func takeRun(order: Int, below limit: UInt64) -> UInt64? {
+        let size = UInt64(1) << UInt64(order)
+        return state.withLock { state in
+            func isGone(_ frame: UInt64) -> Bool { state.gone[Int(frame / 64)] >> (frame % 64) & 1 != 0 }
+            for first in stride(from: 0, to: min(frames, limit) / size * size, by: Int(size)) {
+                // Most words of an idle domain's hold nothing.
+                if size < 64, first % 64 == 0, state.gone[Int(first / 64)] == 0 { continue }
+                guard (first..<first + size).allSatisfy(isGone) else { continue }
+                for frame in first..<first + size { state.gone[Int(frame / 64)] &= ~(1 << (frame % 64)) }
+                state.count -= size
+                return first
+            }
+            return nil
+        }
+    }
+
     /// The guest gets a frame; false: it has it.
     func add(_ frame: UInt64) -> Bool {
         guard frame < frames else { return false }

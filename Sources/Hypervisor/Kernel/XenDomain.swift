@@ -87,6 +87,7 @@ final class XenDomain: @unchecked Sendable {
     let shared: SharedInfo
     let events: EventChannels
     let grants: GrantTable
+    let maps = GrantMaps()
     let timers: XenTimers
     let waits: VCPUWaits
     let parameters: HVMParameters

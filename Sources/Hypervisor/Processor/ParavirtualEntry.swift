@@ -129,6 +129,8 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
             crash(.exception(vector, error ?? 0, pointee.cr2, pointee.rip))
             return false
         }
+        // As Xen does for its guests: the one who handles it needs no CLTS (do_device_not_available).
+        if vector == Vector.deviceNotAvailable { pointee.cr0 &= ~CR0.taskSwitched }
         return bounce(to: pv.pointee.traps[Int(vector)], from: origin(pointee.rip, flags), error: error)
     }
 
