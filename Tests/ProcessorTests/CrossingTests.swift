@@ -101,4 +101,41 @@ import Testing
         run(guest, heat: heat, [], then: 0x8200)
         #expect(guest.cpu.pointee.gpr.0 == 3000 + 3000 << 16)
     }
+
+    @Test func afterItsTrialABlockIsReachedByItsNewTranslationAlone() {
+        let guest = guest(heat: 1)
+        guest.cpu.engine.pointee.blocks.trial = 20
+        run(guest, heat: 0, [])
+        let entry = guest.cpu.pointee.jumps + guest.cpu.jumpSlot(0x40_0000)
+        #expect(guest.cpu.pointee.gpr.0 == 6000)
+        #expect(entry.pointee.linear == 0x40_0000)
+        #expect(entry.pointee.block?.pointee.trial == 0)
+        #expect(entry.pointee.native != nil)
+        #expect(entry.pointee.native == entry.pointee.block?.pointee.native.map { UnsafeRawPointer($0) })
+    }
+
+    @Test func branchesThatWereBoundGoWithAFullCodeCache() {
+        let guest = guest(heat: 1)
+        let engine = guest.cpu.engine
+        engine.pointee.translator?.deallocate()
+        engine.pointee.translator = Translator(&engine.pointee.blocks, bytes: 96 << 10)
+        engine.pointee.blocks.heat = 1
+        // Of each function: mov ecx,100; l: call 400000; dec ecx; jnz l; ret. The program calls all of them, twice.
+        var program: [UInt8] = [0x31, 0xC0, 0xBB, 2, 0, 0, 0]
+        let start = program.count
+        for number in 0..<200 {
+            let place = 0x1_0000 + number * 16
+            let distance = UInt32(truncatingIfNeeded: 0x40_0000 - place - 10)
+            let bytes = (0..<4).map { UInt8(truncatingIfNeeded: distance >> ($0 * 8)) }
+            guest.put(bytes: [0xB9, 100, 0, 0, 0, 0xE8] + bytes + [0xFF, 0xC9, 0x75, 0xF7, 0xC3], UInt64(place))
+            let call = UInt32(truncatingIfNeeded: place - Int(Place.code) - program.count - 5)
+            program += [0xE8] + (0..<4).map { UInt8(truncatingIfNeeded: call >> ($0 * 8)) }
+        }
+        let back = UInt32(truncatingIfNeeded: start - program.count - 8)
+        program += [0xFF, 0xCB, 0x0F, 0x85] + (0..<4).map { UInt8(truncatingIfNeeded: back >> ($0 * 8)) } + [0xF4]
+        guest.run(program)
+        #expect(guest.cpu.pointee.gpr.0 == 40000)
+        let blocks = (0..<engine.pointee.blocks.blockCount).map { engine.pointee.blocks.blocks[$0] }
+        #expect(blocks.filter { $0.native != nil }.count < blocks.filter { $0.bytes > 0 }.count * 3 / 4)
+    }
 }

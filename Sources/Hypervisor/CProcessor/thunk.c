@@ -1,6 +1,7 @@
 // Memory for generated code, and what the host's units can do.
 #define _GNU_SOURCE
 #include "thunk.h"
+#include "hostmemory.h"
 
 #include <cpuid.h>
 #include <stdbool.h>
@@ -12,9 +13,10 @@ _Static_assert(offsetof(apus_vcpu, tlb) < 512 << 10, "operands' places fit in wh
 _Static_assert(offsetof(apus_vcpu, fpu) % 64 == 0, "XSAVE wants its image aligned");
 _Static_assert(offsetof(apus_vcpu, tlb) % sizeof(apus_tlb_entry) == 0, "an entry lies in one line of the host's cache");
 
-/// Maps code at a multiple of a huge page, if it is large, and asks for huge pages: few entries of the host's TLB then do.
+static const size_t huge = APUS_HUGE_PAGE;
+
+/// Maps code at a multiple of a huge page, if it is large.
 static void *map_code(int file, size_t bytes, int protection) {
-    const size_t huge = 2 << 20;
     if (bytes < huge) return mmap(NULL, bytes, protection, MAP_SHARED, file, 0);
     char *room = mmap(NULL, bytes + huge, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (room == MAP_FAILED) return MAP_FAILED;
@@ -26,7 +28,6 @@ static void *map_code(int file, size_t bytes, int protection) {
     }
     if (before > 0) munmap(room, before);
     if (before < huge) munmap(room + before + bytes, huge - before);
-    madvise(code, bytes, MADV_HUGEPAGE);
     return code;
 }
 
@@ -55,12 +56,21 @@ void apus_code_buffer_free(apus_code_buffer buffer) {
     if (buffer.executable) munmap(buffer.executable, buffer.bytes);
 }
 
-void apus_code_buffer_populate(apus_code_buffer buffer, size_t offset, size_t bytes) {
+/// Puts a huge page behind both mappings at `offset`.
+static bool collapse(apus_code_buffer buffer, size_t offset) {
+    return offset % huge == 0 && offset + huge <= buffer.bytes && apus_huge_collapse(buffer.executable + offset) &&
+           apus_huge_collapse(buffer.writable + offset);
+}
+
+size_t apus_code_buffer_populate(apus_code_buffer buffer, size_t offset) {
     offset &= ~(size_t)4095;
-    if (offset >= buffer.bytes) return;
-    if (bytes > buffer.bytes - offset) bytes = buffer.bytes - offset;
+    if (offset >= buffer.bytes) return buffer.bytes + huge;
+    if (collapse(buffer, offset)) return offset + huge;
+    const size_t step = 256 << 10;
+    size_t bytes = step < buffer.bytes - offset ? step : buffer.bytes - offset;
     madvise(buffer.writable + offset, bytes, MADV_POPULATE_WRITE);
     madvise(buffer.executable + offset, bytes, MADV_POPULATE_READ);
+    return offset + bytes;
 }
 
 /// Whether the system saves YMM registers.

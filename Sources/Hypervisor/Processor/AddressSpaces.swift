@@ -55,6 +55,9 @@ struct AddressSpaces {
     private let owners: UnsafeMutablePointer<Int>
     private static let filters = 8
     private static let filterWords = 128
+    /// Huge pages of the host that guest memory was found in, hashed: so each is asked for once.
+    private let touched: UnsafeMutablePointer<UInt64>
+    private static let touchedSlots = 4096
     /// A page that empty slots in front of the TLB lead to.
     let nowhere: UnsafeMutableRawPointer
     /// A supervisor has run code from a page that is not global.
@@ -81,6 +84,8 @@ struct AddressSpaces {
         userCode.initialize(repeating: 0, count: Self.filters * Self.filterWords)
         owners = .allocate(capacity: Self.filters)
         for filter in 0..<Self.filters { (owners + filter).initialize(to: filter) }
+        touched = .allocate(capacity: Self.touchedSlots)
+        touched.initialize(repeating: 0, count: Self.touchedSlots)
         nowhere = .allocate(byteCount: 4096, alignment: 4096)
         nowhere.initializeMemory(as: UInt8.self, repeating: 0, count: 4096)
         renewAll()
@@ -88,6 +93,7 @@ struct AddressSpaces {
 
     func deallocate() {
         nowhere.deallocate()
+        touched.deallocate()
         far.deallocate()
         numbers.deallocate()
         filled.deallocate()
@@ -141,6 +147,18 @@ struct AddressSpaces {
         (userCode + filter * Self.filterWords).update(repeating: 0, count: Self.filterWords)
         current = fresh()
         numbers[pcid] = current
+    }
+
+    // MARK: The host's pages
+
+    /// The guest uses the page at `host`, in a region of its memory: the host is to give the first who comes a huge one, which
+    /// takes it as long as a few small ones, and few entries of its TLB do from then on.
+    @inline(__always) func touch(_ host: UnsafeMutableRawPointer, _ region: UnsafeMutablePointer<PhysicalRegion>) {
+        let number = UInt64(UInt(bitPattern: host)) &>> 21
+        let slot = touched + Int(truncatingIfNeeded: number) & (Self.touchedSlots - 1)
+        if slot.pointee == number { return }
+        slot.pointee = number
+        apus_huge_touch(host, region.pointee.host, Int(truncatingIfNeeded: region.pointee.bytes))
     }
 
     // MARK: Second level

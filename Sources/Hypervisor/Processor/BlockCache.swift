@@ -16,9 +16,9 @@ struct FetchEntry {
 }
 
 struct BlockCache {
-    static let insnSlots = 1 << 18
-    static let blockSlots = 1 << 16
-    static let hashSlots = 1 << 16
+    static let insnSlots = 1 << 19
+    static let blockSlots = 1 << 17
+    static let hashSlots = 1 << 17
     static let pageSlots = 1 << 14
     static let fetchSlots = 1024
     static let longestBlock = 64
@@ -49,9 +49,9 @@ struct BlockCache {
     var nativeEntry: UnsafeMutableRawPointer?
 
     init() {
-        insns = .allocate(capacity: Self.insnSlots)
-        blocks = .allocate(capacity: Self.blockSlots)
-        hashes = .allocate(capacity: Self.hashSlots)
+        insns = Self.table(Self.insnSlots)
+        blocks = Self.table(Self.blockSlots)
+        hashes = Self.table(Self.hashSlots)
         hashes.initialize(repeating: nil, count: Self.hashSlots)
         pages = .allocate(capacity: Self.pageSlots)
         pages.initialize(repeating: nil, count: Self.pageSlots)
@@ -71,14 +71,22 @@ struct BlockCache {
         }
     }
 
+    /// A large table, in the host's huge pages.
+    private static func table<Element>(_ slots: Int) -> UnsafeMutablePointer<Element> {
+        apus_huge_allocate(slots * MemoryLayout<Element>.stride).bindMemory(to: Element.self, capacity: slots)
+    }
+    private static func free<Element>(_ table: UnsafeMutablePointer<Element>, _ slots: Int) {
+        apus_huge_free(table, slots * MemoryLayout<Element>.stride)
+    }
+
     func deallocate() {
         singles.pointee.insns.deallocate()
         singles.deallocate()
         misses.deallocate()
         singleBytes.deallocate()
-        insns.deallocate()
-        blocks.deallocate()
-        hashes.deallocate()
+        Self.free(insns, Self.insnSlots)
+        Self.free(blocks, Self.blockSlots)
+        Self.free(hashes, Self.hashSlots)
         pages.deallocate()
         fetches.deallocate()
     }

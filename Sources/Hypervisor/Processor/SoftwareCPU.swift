@@ -23,9 +23,7 @@ public final class SoftwareCPU: VCPUEngine {
         engine.initialize(to: EngineState(map: map, bus: bus, attention: attention))
         map.engines.add(engine)
         let room = Int(APUS_STACK_ROOM)
-        let memory = UnsafeMutableRawPointer.allocate(
-            byteCount: room + apus_vcpu_bytes(), alignment: 4096)
-        memory.initializeMemory(as: UInt8.self, repeating: 0, count: room + apus_vcpu_bytes())
+        let memory = apus_huge_allocate(room + apus_vcpu_bytes())
         cpu = (memory + room).bindMemory(to: apus_vcpu.self, capacity: 1)
         cpu.pointee.host_mxcsr = 0x1F80
         // Nobody can guess it, and whoever did would only find memory of no use.
@@ -48,7 +46,8 @@ public final class SoftwareCPU: VCPUEngine {
         engine.pointee.deallocate()
         engine.deinitialize(count: 1)
         engine.deallocate()
-        (UnsafeMutableRawPointer(cpu) - Int(APUS_STACK_ROOM)).deallocate()
+        let room = Int(APUS_STACK_ROOM)
+        apus_huge_free(UnsafeMutableRawPointer(cpu) - room, room + apus_vcpu_bytes())
     }
 
     public func run() -> EngineExit {

@@ -248,6 +248,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
     @inline(__always) func farEntry(_ physical: UInt64, _ region: UnsafeMutablePointer<PhysicalRegion>) -> FarEntry {
         let page = physical & ~0xFFF
         let offset = Int(truncatingIfNeeded: page &- region.pointee.start)
+        engine.pointee.spaces.touch(region.pointee.host + offset, region)
         return FarEntry(
             physical: page, isWritable: region.pointee.isWritable, host: region.pointee.host + offset,
             code: region.pointee.codeMap.map { $0 + offset &>> 12 })

@@ -119,7 +119,7 @@ extension Translation {
     /// Whether an operation may work on a guest register where it lies in the vCPU: one of 32 bits must clear the rest.
     private func worksInPlace(_ register: UInt8, _ size: UInt8, writes: Bool) -> Bool {
         guard pinned(register) == nil, size >= 4 else { return false }
-        return size == 8 || !writes || !short.isEmpty && short[index] & 1 << UInt16(register) != 0
+        return size == 8 || !writes || isShort(register)
     }
 
     /// The opcode whose R/M operand is the source; TEST has but one.

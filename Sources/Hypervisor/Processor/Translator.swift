@@ -33,7 +33,6 @@ struct Translator {
     private var cold: UnsafeMutablePointer<UInt8>
     /// How far the host has put memory behind either part.
     private var ready: (warm: UnsafeMutablePointer<UInt8>, cold: UnsafeMutablePointer<UInt8>)
-    private static let readyStep = 256 << 10
     let common: CommonCode
     /// Jumps to blocks, translated yet or not.
     private var links: [BlockKey: [(place: UnsafeMutablePointer<UInt8>, skip: Int)]] = [:]
@@ -129,8 +128,7 @@ struct Translator {
     }
 
     private func populate(from place: UnsafeMutablePointer<UInt8>) -> UnsafeMutablePointer<UInt8> {
-        apus_code_buffer_populate(buffer, place - start, Self.readyStep)
-        return place + Self.readyStep
+        start + apus_code_buffer_populate(buffer, place - start)
     }
 
     /// Gives a block native code if it can have any.
@@ -189,6 +187,17 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
             block.pointee.trial = Translator.trial
         }
         engine.pointee.translator?.replace(self, block)
+        takeTranslation(block)
+    }
+    /// The jump cache, if it has the running block, learns of its new translation: a jump by the old one costs lines of the host's
+    /// caches.
+    private func takeTranslation(_ block: Block) {
+        let isReal = self.pointee.code_size == 2
+        let linear = isReal ? self.pointee.rip &+ segmentPointer(segmentCS).pointee.base : self.pointee.rip
+        let slot = self.pointee.jumps + jumpSlot(linear)
+        if slot.pointee.block == block, let native = block.pointee.native {
+            slot.pointee.native = UnsafeRawPointer(native)
+        }
     }
     @inline(never) private func heated(_ block: Block) { engine.pointee.translator?.translate(self, block) }
 }

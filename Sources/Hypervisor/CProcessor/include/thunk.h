@@ -32,8 +32,9 @@ typedef struct apus_code_buffer {
 /// Maps a buffer of `bytes`; the pointers are NULL when the host refuses.
 apus_code_buffer apus_code_buffer_make(size_t bytes);
 void apus_code_buffer_free(apus_code_buffer buffer);
-/// Has the host put memory behind both mappings from `offset` on, as far as the buffer goes: faults, page by page, take longer.
-void apus_code_buffer_populate(apus_code_buffer buffer, size_t offset, size_t bytes);
+/// Has the host put memory behind both mappings from `offset` on: faults, page by page, take longer. Up to where it did; beyond the
+/// buffer's end, past all that there is.
+size_t apus_code_buffer_populate(apus_code_buffer buffer, size_t offset);
 
 /// What thunks may use on this host.
 enum {
