@@ -70,13 +70,15 @@ final class BackendBench {
     var hasEnded = false
     var reports: [String] = []
 
-    init(_ medium: MemoryMedium = MemoryMedium(sectors: 2048), isCDROM: Bool = false) throws {
+    init(
+        _ medium: MemoryMedium = MemoryMedium(sectors: 2048), isCDROM: Bool = false, isPlain: Bool = false
+    ) throws {
         let store = try FakeStore(back: Self.path, front: Self.front)
         (tools, client, guest) = (store.tools, store.client, store.guest)
         (domain, self.medium) = (try FakeDomain(), medium)
         backend = BlockBackend(
-            BlockDescription(path: Self.path, isCDROM: isCDROM), medium: medium, store: client,
-            grants: domain.grants, ports: ports)
+            BlockDescription(path: Self.path, isCDROM: isCDROM, isPlain: isPlain), medium: medium,
+            store: client, grants: domain.grants, ports: ports)
         backend.device.onEnd = { [unowned self] in hasEnded = true }
         backend.device.onReport = { [unowned self] in reports.append($0) }
         try backend.start()
@@ -160,6 +162,23 @@ final class BackendBench {
         let bench = try BackendBench(MemoryMedium(sectors: 64, readOnly: true, canDiscard: false), isCDROM: true)
         try bench.connect()
         #expect(try bench.node("info") == "7" && bench.node("feature-discard") == nil)
+    }
+
+    @Test func `pages are given back where no persistent grants were offered, whatever the front end could`() throws {
+        let bench = try BackendBench(MemoryMedium(sectors: 64), isPlain: true)
+        #expect(try bench.node("feature-persistent") == nil)
+        try bench.set("feature-persistent", "1")
+        try bench.connect()
+        let front = FakeFrontRing(bench.domain, frames: [50], slotBytes: 112)
+        bench.domain.grant(20, frame: 60)
+        front.put(RequestBytes().transfer(0, id: 7, sector: 3, [(20, 0, 0)]))
+        front.push()
+        _ = bench.backend.turn()
+        #expect(bench.domain.isMarked(20))
+        bench.medium.settle()
+        _ = bench.backend.turn()
+        #expect(front.take(1) == [[7]])
+        #expect(!bench.domain.isMarked(20))
     }
 
     @Test func `a medium that grows is announced`() throws {

@@ -109,6 +109,26 @@ import Testing
         #expect(rig.status == 0x50)
     }
 
+    @Test("What a medium has done is found by looking, and shows in the channel's activity") func look() {
+        let rig = IDERig(.disk(store))
+        store.isCached = false
+        let before = rig.channel.activity
+        rig.command(0x20, lba: 3, count: 1)
+        rig.channel.look()
+        #expect(rig.alternateStatus == 0xC0 && !rig.wire.isHigh, "nothing is done yet")
+        let asked = rig.channel.activity
+        #expect(asked != before)
+        store.isDone = true
+        rig.channel.look()
+        #expect(rig.wire.isHigh)
+        #expect(rig.status == 0x58)
+        #expect(rig.channel.activity != asked)
+        #expect(rig.read(512)[5] == 3)
+        let ended = rig.channel.activity
+        rig.channel.look()
+        #expect(rig.channel.activity == ended, "nothing is under way")
+    }
+
     @Test("READ MULTIPLE moves blocks of the set size; without SET MULTIPLE it is aborted") func readMultiple() {
         let rig = IDERig(.disk(store))
         rig.command(0xC4, lba: 0, count: 4)

@@ -11,6 +11,8 @@ final class MemoryStore: BlockStore {
     var isReadOnly: Bool
     /// Whether `readNow` finds data; otherwise requests wait for `drain` or `serve`.
     var isCached = true
+    /// Whether `collect` finds the oldest request done.
+    var isDone = false
     var failure: Int32 = 0
     private(set) var flushes = 0
     private(set) var isReleased = false
@@ -59,6 +61,10 @@ final class MemoryStore: BlockStore {
             flushes += 1
             done(failure)
         }
+    }
+    func collect() -> Bool {
+        if isDone { serve() }
+        return !waiting.isEmpty
     }
     func drain() { while serve() {} }
     func release() {

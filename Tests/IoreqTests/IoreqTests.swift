@@ -38,6 +38,26 @@ import Testing
         #expect(seen == Array(0..<511))
     }
 
+    @Test("While a device is in use, the loop looks on instead of sleeping", .enabled(if: Affinity.read(0).count > 1))
+    func inUse() throws {
+        let doorbell = try HostEvent()
+        let server = IoreqServer(try IoreqPages.make(), vcpus: 1, doorbell: doorbell.descriptor)
+        let reactor = try Reactor()
+        var (looks, hasSlept) = (0, false)
+        server.look = {
+            looks += 1
+            return looks <= 10
+        }
+        server.attach(to: reactor)
+        reactor.turn()
+        #expect(looks > 10, "found idle, it was looked at until then")
+        let deadline = monotonicNanoseconds() + 1_000_000
+        reactor.nextDeadline = { hasSlept ? nil : deadline }
+        reactor.onDeadline = { hasSlept = true }
+        reactor.turn()
+        #expect(hasSlept, "nothing is in use any more")
+    }
+
     @Test("A line that went up and down again is still seen as risen") func rises() throws {
         let pages = try IoreqPages.make()
         #expect(pages.driveLine(14, true))

@@ -130,7 +130,9 @@ public final class BlockBackend {
             for queue in queues { queue.port.close() }
             throw error
         }
-        let engine = BlockEngine(medium: medium, grants: grants, queues: queues, persistent: parameters.persistent)
+        // Linux's front end says that it could, offered or not, and then waits for each page to be given back.
+        let persistent = parameters.persistent && !description.isPlain
+        let engine = BlockEngine(medium: medium, grants: grants, queues: queues, persistent: persistent)
         engine.sectors = sectors
         engine.allowsDiscard = allowsDiscard
         engine.onWork = { [weak self] in self?.onWork() }

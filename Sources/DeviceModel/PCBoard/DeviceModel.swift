@@ -108,6 +108,7 @@ public final class DeviceModel {
             serial.guestRead()
             return value
         }
+        server.look = { [machine] in machine.lookAtDrives() }
         server.attach(to: reactor)
         reactor.nextDeadline = { [pages, machine] in
             if pages.isPaused { return monotonicNanoseconds() + Self.pausedPoll }

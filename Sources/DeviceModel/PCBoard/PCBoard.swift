@@ -6,6 +6,7 @@
 public import Display
 public import DomainConfig
 internal import Firmware
+internal import Host
 internal import Images
 public import Input
 public import Ioreq
@@ -60,6 +61,9 @@ public final class PCBoard {
     private let dispatch: Dispatch
     private let rtc: RTC146818
     private let router: InterruptRouter
+    /// How long a drive counts as in use: the host's disk takes less, and so does a guest from one command to the next.
+    private static let hotNanoseconds: UInt64 = 200_000
+    private var (lastActivity, hotSince, isHot): (UInt64, UInt64, Bool) = (0, 0, false)
 
     /// - Parameters:
     ///   - video: video memory, shared with the hypervisor; a power of two.
@@ -144,6 +148,18 @@ public final class PCBoard {
 
     /// Carries out one request of a vCPU.
     public func handle(_ request: Request) -> UInt64 { dispatch.handle(request, at: now) }
+
+    /// Has the drives take what their media have done. Whether one was in use so short a time ago that its medium, or
+    /// its guest, will want more before a sleeping process were awake.
+    public func lookAtDrives() -> Bool {
+        for channel in channels { channel.look() }
+        let activity = channels.reduce(0) { $0 &+ $1.activity }
+        guard activity != lastActivity || isHot else { return false }
+        let now = monotonicNanoseconds()
+        if activity != lastActivity { (lastActivity, hotSince) = (activity, now) }
+        isHot = now &- hotSince < Self.hotNanoseconds
+        return isHot
+    }
 
     /// Lets guest time pass for the chips that wait for it.
     public func advance() {

@@ -33,6 +33,7 @@ extension IDEChannel {
             return state.drives[request.drive].mediumFailed()
         }
         active = request
+        activity &+= 1
         let drive = state.drives[request.drive]
         let epoch = self.epoch
         let ended: (Int32) -> Void = { [weak self] code in
@@ -51,6 +52,7 @@ extension IDEChannel {
 
     private func ended(_ request: Request, _ code: Int32) {
         active = nil
+        activity &+= 1
         complete(request, code)
         pump()
         settle()
@@ -222,6 +224,7 @@ extension IDEChannel {
 
     private func endedDMA(_ index: Int, _ run: Run, _ code: Int32) {
         active = nil
+        activity &+= 1
         do {
             if code != 0 {
                 state.drives[index].mediumFailed()

@@ -20,6 +20,8 @@ public final class IDEChannel: StringDevice {
     var active: Request?
     /// Counts abandoned requests, whose ends are not heard.
     var epoch: UInt64 = 0
+    /// Changes whenever a request is handed to a store or comes back: whether anything happens here.
+    public internal(set) var activity: UInt64 = 0
 
     public var state: State
 
@@ -167,6 +169,12 @@ public final class IDEChannel: StringDevice {
         state.drives[position] = IDEDrive(.nothing, serial: "")
         state.updateInterrupt()
         settle()
+    }
+
+    /// Takes what a store has done meanwhile, without a system call.
+    public func look() {
+        guard let active, let store = stores[active.drive] else { return }
+        _ = store.collect()
     }
 
     /// The medium the guest has in the CD drive at `position`; nil when it was ejected.

@@ -9,8 +9,15 @@ public final class IoreqServer {
     let doorbell: Descriptor
     /// Carries out one request; a read's value.
     public var handler: (Request) -> UInt64 = { _ in .max }
-    /// How long to keep looking after a request before sleeping.
+    /// Looks whether what devices wait for in the host is done, without a system call, and carries on with it. Whether
+    /// a device is in such use that looking again soon beats being woken.
+    public var look: () -> Bool = { false }
+    /// How long to keep looking after a request before sleeping, and after `look` has last found a device in use.
     static let hotNanoseconds: UInt64 = 30_000
+    /// Between two looks at descriptors and deadlines at most.
+    static let turnNanoseconds: UInt64 = 250_000
+    /// On a host with one CPU, looking only keeps the guest from running.
+    private static let looksOn = Affinity.read(0).count > 1
 
     public init(_ pages: IoreqPages, vcpus: Int, doorbell: Descriptor) {
         (self.pages, self.vcpus, self.doorbell) = (pages, min(vcpus, IoreqLayout.maximumVCPUs), doorbell)
@@ -35,15 +42,19 @@ public final class IoreqServer {
         }
     }
 
-    /// Serves until none came for `hotNanoseconds`; true if some were served and the loop
+    /// Serves until none came for `hotNanoseconds` and no device is in use; true if there was anything and the loop
     /// should look at its descriptors before it comes back.
     private func serveWhileHot() -> Bool {
-        guard serve() else { return false }
+        let served = serve()
+        let inUse = look()
+        guard served || inUse && Self.looksOn else { return false }
         var quietSince = monotonicNanoseconds()
-        let end = quietSince + 1_000_000
+        let end = quietSince + Self.turnNanoseconds
         while true {
-            if serve() { quietSince = monotonicNanoseconds() }
+            let served = serve()
+            let inUse = look()
             let now = monotonicNanoseconds()
+            if served || inUse && Self.looksOn { quietSince = now }
             if now - quietSince > Self.hotNanoseconds || now > end { return true }
         }
     }
