@@ -58,6 +58,24 @@ import XenStore
         #expect(try client.read("/n") == "5+")
     }
 
+    @Test func `an event that comes with an answer is heard of, though nothing comes after it`() throws {
+        let (near, far) = try MessageSocket.pair()
+        let client = StoreClient(StoreSocket(near.descriptor))
+        let reactor = try Reactor()
+        try client.attach(to: reactor)
+        reactor.nextDeadline = { monotonicNanoseconds() + 1_000_000_000 }
+        var seen: [String] = []
+        let answer = { (type: Operation, request: UInt32, text: String) in
+            Message(type, request: request, payload: Array(text.utf8)).bytes
+        }
+        try far.send(answer(.watch, 1, "OK\0"), descriptors: [])
+        _ = try client.watch("/a") { seen.append($0) }
+        try far.send(answer(.read, 2, "1") + answer(.watchEvent, 0, "/a/b\0w1\0"), descriptors: [])
+        #expect(try client.read("/a/b") == "1")
+        for _ in 0..<3 where seen.isEmpty { reactor.turn() }
+        #expect(seen == ["/a/b"])
+    }
+
     @Test func `over a socket, and when the store goes away`() throws {
         let path = "/tmp/apus-store-test-\(ownProcess())"
         let stop = try HostEvent()

@@ -1,7 +1,7 @@
 // A client of the store: nodes, watches, transactions.
 // Source: Xen's public/io/xs_wire.h and docs/misc/xenstore.txt.
 // Modelled: what back ends and the toolstack ask for. Not modelled: introducing domains, control.
-// Quirks: watch events that come while an answer is awaited are kept, and called later from `pump`.
+// Quirks: watch events that come while an answer is awaited, or right behind it, are kept, and called later from `pump`.
 public import Host
 internal import XenStore
 
@@ -178,6 +178,7 @@ public final class StoreClient {
                     continue
                 }
                 guard message.request == request else { throw .disconnected }
+                keepEvents()
                 guard message.type == Operation.error.rawValue else { return message.payload }
                 let name = String(decoding: message.payload.prefix { $0 != 0 }, as: UTF8.self)
                 throw .refused(StoreError(rawValue: name) ?? .io)
@@ -187,6 +188,16 @@ public final class StoreClient {
             if error == .disconnected { lose() }
             throw error
         }
+    }
+
+    /// Events that came with an answer are off the socket, too, and nobody would hear of them.
+    private func keepEvents() {
+        do {
+            while let message = try transport.receive(wait: false) {
+                note(message)
+                alarm?.ring()
+            }
+        } catch { lose() }
     }
 
     private func note(_ message: Message) {
