@@ -100,7 +100,9 @@ public final class BlockBackend {
             ]
         }
         var features = [
-            ("feature-flush-cache", "1"), ("feature-barrier", "1"), ("feature-persistent", "1"),
+            // What is only read has no cache to write back.
+            ("feature-flush-cache", medium.isReadOnly ? "0" : "1"), ("feature-barrier", medium.isReadOnly ? "0" : "1"),
+            ("feature-persistent", "1"),
             ("feature-max-indirect-segments", "\(BlockEngine.indirectSegments)"),
             ("max-ring-page-order", "\(description.limits.ringPageOrder)"),
             ("multi-queue-max-queues", "\(description.limits.queues)"),
