@@ -77,6 +77,22 @@ enum Site {
         return Int(UInt16(bigEndian: address.sin_port))
     }
 
+    /// The processes that serve the domain of `directory`.
+    static func processes(
+        of directory: URL, _ names: [String] = ["hypervisor", "device-model", "backend"]
+    ) throws -> [(id: pid_t, name: String)] {
+        try FileManager.default.contentsOfDirectory(atPath: "/proc").compactMap { entry in
+            guard let id = pid_t(entry), let line = FileManager.default.contents(atPath: "/proc/\(id)/cmdline")
+            else {
+                return nil
+            }
+            let words = line.split(separator: 0).map { String(decoding: $0, as: UTF8.self) }
+            guard words.contains(directory.path), let program = words.first else { return nil }
+            let name = URL(fileURLWithPath: program).lastPathComponent
+            return names.contains(name) ? (id, name) : nil
+        }
+    }
+
     static func xl(_ arguments: String...) throws -> (status: Int32, output: String, error: String) {
         try run(programs.appendingPathComponent("xl"), arguments)
     }
@@ -231,6 +247,16 @@ final class Console {
             if got > 0 { text += String(decoding: bytes.prefix(got), as: UTF8.self) } else { usleep(50_000) }
         }
         throw Domain.Failure(description: "the console never said '\(words)'; it said:\n\(text.suffix(3000))")
+    }
+
+    /// What has come and nobody has waited for.
+    func rest() throws -> String {
+        var bytes = [UInt8](repeating: 0, count: 65536)
+        while case let got = read(descriptor, &bytes, bytes.count), got > 0 {
+            text += String(decoding: bytes.prefix(got), as: UTF8.self)
+        }
+        defer { text = "" }
+        return text
     }
 
     /// Types a command at a shell and returns what it printed.

@@ -62,20 +62,20 @@ extension Guests {
         @Test(
             "Killing one process ends its domain, removes its files and leaves the other domain alone",
             arguments: [
-                "hypervisor", "device-model",
+                "hypervisor", "device-model", "backend",
             ])
         func killed(program: String) throws {
             let victim = try Domain("victim-\(program)", Guests.HVMTests.cdrom(Self.iso, memory: 64))
             let bystander = try Domain("bystander-\(program)", Guests.HVMTests.cdrom(Self.iso, memory: 64))
             let directory = victim.directory
-            #expect(try processes(of: directory).count == 2)
-            let target = try #require(try processes(of: directory).first { $0.name == program })
+            #expect(try Site.processes(of: directory).count == 3)
+            let target = try #require(try Site.processes(of: directory).first { $0.name == program })
             kill(target.id, SIGKILL)
             let end = Date().addingTimeInterval(20)
             while victim.isListed, Date() < end { usleep(100_000) }
             #expect(!victim.isListed)
             usleep(500_000)
-            #expect(try processes(of: directory).isEmpty, "a process of the killed domain is still there")
+            #expect(try Site.processes(of: directory).isEmpty, "a process of the killed domain is still there")
             #expect(
                 !FileManager.default.fileExists(atPath: directory.path), "files of the killed domain are still there")
             #expect(bystander.isListed)
@@ -96,7 +96,7 @@ extension Guests {
                 vif = ['']
                 """)
             let names = ["hypervisor", "device-model", "backend", "network"]
-            let all = try processes(of: domain.directory, names)
+            let all = try Site.processes(of: domain.directory, names)
             #expect(Set(all.map(\.name)) == Set(names))
             for process in all {
                 let tasks = try FileManager.default.contentsOfDirectory(atPath: "/proc/\(process.id)/task")
@@ -107,22 +107,6 @@ extension Guests {
                         #expect(text.contains(line), "\(process.name) has no \(line)")
                     }
                 }
-            }
-        }
-
-        /// The processes that serve the domain of `directory`.
-        private func processes(
-            of directory: URL, _ names: [String] = ["hypervisor", "device-model"]
-        ) throws -> [(id: pid_t, name: String)] {
-            try FileManager.default.contentsOfDirectory(atPath: "/proc").compactMap { entry in
-                guard let id = pid_t(entry), let line = FileManager.default.contents(atPath: "/proc/\(id)/cmdline")
-                else {
-                    return nil
-                }
-                let words = line.split(separator: 0).map { String(decoding: $0, as: UTF8.self) }
-                guard words.contains(directory.path), let program = words.first else { return nil }
-                let name = URL(fileURLWithPath: program).lastPathComponent
-                return names.contains(name) ? (id, name) : nil
             }
         }
     }

@@ -115,20 +115,38 @@ extension Guests {
             #expect(try Site.xl("list", domain.name).output.contains("---sc-"))
         }
 
-        @Test("Destroyed in the middle of writes, it leaves a file system that can be repaired") func destroyed() throws
-        {
-            let (domain, console, disk) = try Self.boot("pv-destroyed")
+        @Test(
+            "Destroyed in the middle of writes, or without its back ends at once, it loses nothing that was synced",
+            arguments: ["xl destroy", "SIGKILL"])
+        func destroyed(by means: String) throws {
+            let (domain, console, disk) = try Self.boot("pv-\(means.replacing(" ", with: "-"))")
             try console.wait(for: "guest#", within: 300)
-            let synced = try console.run(
-                "mkfs.ext4 -q /dev/xvda1 && mount /dev/xvda1 /mnt && echo kept >/mnt/kept && sync")
-            #expect(synced.contains("DONE-0"), "\(synced)")
+            let made = try console.run("mkfs.ext4 -q /dev/xvda1 && mount /dev/xvda1 /mnt")
+            #expect(made.contains("DONE-0"), "\(made)")
             console.send("while :; do cat /bin/busybox >/mnt/a; cp /mnt/a /mnt/b; done &\n")
-            sleep(2)
-            #expect(try Site.xl("destroy", domain.name).status == 0)
+            console.send(
+                "i=0; while i=$((i+1)); do echo $i | dd of=/mnt/n$i conv=fsync 2>/dev/null && echo SYN''CED $i.; done\n"
+            )
+            try console.wait(for: "SYNCED 20.")
+            if means == "xl destroy" {
+                #expect(try Site.xl("destroy", domain.name).status == 0)
+            } else {
+                let pids = try Site.processes(of: domain.directory, ["backend"]).map(\.id)
+                #expect(pids.count == 1)
+                for pid in pids { kill(pid, SIGKILL) }
+                #expect(domain.isGone(within: 20))
+                let log = Site.run.appendingPathComponent("logs/xl-\(domain.name).log")
+                let said = try String(contentsOf: log, encoding: .utf8)
+                #expect(said.contains("backend was killed by signal 9 (Killed)"), "\(said)")
+            }
+            let numbers = try console.rest().matches(of: /SYNCED ([0-9]+)\./).compactMap { Int($0.output.1) }
+            let last = numbers.last ?? 20
             let place = try partition(of: disk).path
             #expect(try Site.run(URL(fileURLWithPath: "/sbin/e2fsck"), ["-fy", place]).status < 4)
-            let kept = try Site.run(URL(fileURLWithPath: "/sbin/debugfs"), ["-R", "cat /kept", place])
-            #expect(kept.output == "kept\n", "\(kept)")
+            for number in 1...last {
+                let kept = try Site.run(URL(fileURLWithPath: "/sbin/debugfs"), ["-R", "cat /n\(number)", place])
+                #expect(kept.output == "\(number)\n", "\(number) of \(last): \(kept)")
+            }
         }
 
         @Test("PV GRUB boots the kernel that lies on the guest's disk") func grub() throws {

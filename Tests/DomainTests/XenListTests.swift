@@ -1,6 +1,7 @@
 // How xl shows a running PV domain, against what Xen's own printed of a domain with the same config file.
 // Source: output captured on Xen 4.17.7 (Tests/Fixtures/lists), config file Tests/Fixtures/xenstore/pv1.cfg.
-// Covered: list, list -v, list -l, block-list, network-list, uptime: headers, columns, every field of the long form.
+// Covered: list, list -v, list -l, vcpu-list, info, block-list, network-list, uptime: headers, columns, every field of the long
+// form; what the guest's kernel says of its machine, line by line.
 // Quirks: numbers differ from start to start, so a column's place is compared and not its value.
 
 import Foundation
@@ -52,6 +53,59 @@ extension Guests {
             }
         }
 
+        /// The host's own figures and names, and what Xen is built of; all else is the same.
+        private func compareInfo() throws {
+            func entries(_ text: String) -> [(key: String, value: String)] {
+                text.split(separator: "\n").map { line in
+                    let halves = line.split(separator: ":", maxSplits: 1).map {
+                        $0.trimmingCharacters(in: .whitespaces)
+                    }
+                    return (halves[0], halves.count > 1 ? halves[1] : "")
+                }
+            }
+            let own = [
+                "host", "release", "version", "nr_cpus", "max_cpu_id", "cores_per_socket", "threads_per_core",
+                "cpu_mhz",
+                "hw_caps", "virt_caps", "total_memory", "free_memory", "xen_extra", "xen_version", "xen_scheduler",
+                "xen_commandline", "cc_compiler", "cc_compile_by", "cc_compile_domain", "cc_compile_date", "build_id",
+            ]
+            let (ours, theirs) = (entries(try Site.xl("info").output), entries(try captured("info.txt")))
+            #expect(ours.map(\.key) == theirs.map(\.key))
+            for (our, their) in zip(ours, theirs) where !own.contains(our.key) {
+                #expect(our.value == their.value, "\(our.key)")
+            }
+        }
+
+        /// Lines about the processor's model and about Xen's version, and one for what netback does not offer.
+        private static let ofTheirOwn = [
+            "^Xen version: ", "AMD Zen", "^Spectre ", "return thunk", "^RETBleed", "^Speculative ", "^MDS: ", "^TAA: ",
+            "^MMIO Stale Data", "^ITS: ", "^GDS: ", "^SRBDS", "^L1TF", "^Register File Data", "^Last level", "^TSA: ",
+            "^Transient Scheduler", "^VMSCAPE", "Enabled xstate features", "Supporting XSAVE feature",
+            "xstate_offset", "backend supports XDP headroom", "^tsc: ", "mitigations", "^smpboot: CPU0",
+        ]
+
+        /// What the same kernel says on both, but for numbers, addresses and times.
+        private func compareLog(_ domain: Domain) throws {
+            func lines(_ text: String) -> Set<String> {
+                Set(
+                    text.split(whereSeparator: \.isNewline).compactMap { line -> String? in
+                        guard let said = line.firstMatch(of: /^\[ *[0-9]+\.[0-9]+\] (.*)$/)?.output.1 else {
+                            return nil
+                        }
+                        return said.replacing(/0x[0-9a-f]+|\b[0-9a-f]{8,}\b|[0-9]+(\.[0-9]+)?/, with: "N")
+                            .trimmingCharacters(in: .whitespaces)
+                    }.filter { line in
+                        !Self.ofTheirOwn.contains { line.range(of: $0, options: .regularExpression) != nil }
+                    })
+            }
+            let log = domain.directory.appendingPathComponent("guest-console.log")
+            let ours = lines(String(decoding: try Data(contentsOf: log), as: UTF8.self))
+            let theirs = lines(try captured("console.txt"))
+            #expect(theirs.count > 200)
+            for line in theirs.subtracting(ours) { Issue.record("on Xen it said: \(line)") }
+            for line in ours.subtracting(theirs) { Issue.record("on Xen it did not say: \(line)") }
+        }
+
         /// Each value of a JSON document by the way to it.
         private func flatten(_ value: Any, at path: String = "") -> [String: String] {
             if let object = value as? [String: Any] {
@@ -78,6 +132,13 @@ extension Guests {
             let name = domain.name
             try compare(try Site.xl("list").output, with: "list.txt", row: name)
             try compare(try Site.xl("list", "-v").output, with: "list-v.txt", row: name)
+            let processors = try Site.xl("vcpu-list").output
+            try compare(processors, with: "vcpu-list.txt", row: name)
+            let rows = processors.split(separator: "\n").filter { $0.hasPrefix(name) }
+            #expect(
+                rows.count == 2 && rows.allSatisfy { $0.contains(/[01]   (r--|-b-) +[0-9.]+  all \/ all$/) }, "\(rows)")
+            try compareInfo()
+            try compareLog(domain)
             try compare(try Site.xl("uptime").output, with: "uptime.txt", row: name)
             try compare(try Site.xl("block-list", name).output, with: "block-list.txt", row: "51728 ")
             try compare(try Site.xl("network-list", name).output, with: "network-list.txt", row: "0 ")

@@ -54,8 +54,9 @@ extension Guests {
             #expect(try String(contentsOf: console, encoding: .utf8).contains("hello from the test guest"))
         }
 
-        @Test("Each group of hypercalls that PV guests have, by a kernel of a few pages")
-        func paravirtual() throws {
+        /// Builds `firmware/tests/pv`, a kernel for PV domains; its path. On the command line: "foo" tests, "watchdog",
+        /// "crash", "reboot" and "off" end it.
+        static func kernel() throws -> String {
             let tests = Site.root.appendingPathComponent("firmware/tests/pv").path
             let kernel = Site.run.appendingPathComponent("pv.elf").path
             let made = try Site.run(
@@ -68,6 +69,12 @@ extension Guests {
                     "\(tests)/tests.c",
                 ])
             guard made.status == 0 else { throw Domain.Failure(description: made.error) }
+            return kernel
+        }
+
+        @Test("Each group of hypercalls that PV guests have, by a kernel of a few pages")
+        func paravirtual() throws {
+            let kernel = try Self.kernel()
             let domain = try Domain(
                 "pv-program",
                 """

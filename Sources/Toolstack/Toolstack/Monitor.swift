@@ -206,12 +206,13 @@ public final class Monitor {
 
     /// The processes are set up: the domain runs.
     func announce() {
+        // It may end as soon as it runs.
+        holdMemory()
         do { try enterStore() } catch { return fail(.backend, "\(error)") }
         phase = .running
         deadline = nil
         record.state = .running
         removeLoaded()
-        holdMemory()
         storeKeeper = nil
         updateRecord()
         Self.log("domain \(record.domid) (\(record.name)) runs: monitor \(ownProcess())")

@@ -35,7 +35,7 @@ extension Command {
             ("host", host.name), ("release", host.release), ("version", host.version), ("machine", "x86_64"),
             ("nr_cpus", "\(host.processors)"), ("max_cpu_id", "\(host.processors - 1)"), ("nr_nodes", "1"),
             ("cores_per_socket", "\(host.coresPerSocket)"), ("threads_per_core", "\(host.threadsPerCore)"),
-            ("cpu_mhz", megahertz), ("hw_caps", capabilities()), ("virt_caps", "hvm"),
+            ("cpu_mhz", megahertz), ("hw_caps", capabilities()), ("virt_caps", "pv hvm gnttab-v1"),
             ("total_memory", "\(host.totalMemory)"), ("free_memory", "\(free)"), ("sharing_freed_memory", "0"),
             ("sharing_used_memory", "0"), ("outstanding_claims", "0"), ("free_cpus", "0"),
         ]
@@ -55,7 +55,7 @@ extension Command {
     private static func versionEntries() -> [(String, String)] {
         [
             ("xen_major", "4"), ("xen_minor", "17"), ("xen_extra", ".0-apus"), ("xen_version", "4.17.0-apus"),
-            ("xen_caps", "hvm-3.0-x86_32 hvm-3.0-x86_32p hvm-3.0-x86_64 "), ("xen_scheduler", "linux"),
+            ("xen_caps", "xen-3.0-x86_64 hvm-3.0-x86_32 hvm-3.0-x86_32p hvm-3.0-x86_64 "), ("xen_scheduler", "linux"),
             ("xen_pagesize", "4096"), ("platform_params", "virt_start=0xffff800000000000"), ("xen_changeset", ""),
             ("xen_commandline", ""), ("cc_compiler", "swift"), ("cc_compile_by", ""), ("cc_compile_domain", ""),
             ("cc_compile_date", ""), ("build_id", ""), ("xend_config_format", "4"),

@@ -123,16 +123,25 @@ extension Command {
         run: { session, options throws(ToolstackError) in
             let record = try session.running(options.operands[0])
             switch options.operands[1] {
-            case "power": _ = try Control.ask(session.deviceModel(record), ControlRequest("powerButton"))
-            case "reset": try session.reset(record)
+            case "power", "reset", "init", "sleep", "s3resume":
+                guard (try? session.run.directory(of: record.domid).readConfig())?.kind == .hvm else {
+                    throw ToolstackError(
+                        "Send trigger '\(options.operands[1])' failed: only HVM domains have one; "
+                            + "xl shutdown and xl reboot ask the kernel")
+                }
+                switch options.operands[1] {
+                case "power": _ = try Control.ask(session.deviceModel(record), ControlRequest("powerButton"))
+                case "reset": try session.reset(record)
+                default:
+                    throw ToolstackError(
+                        "trigger \(options.operands[1]) is not supported yet: nmi, power and reset are")
+                }
             case "nmi":
                 guard let vcpu = Int(options.operands.count > 2 ? options.operands[2] : "0") else {
                     throw ToolstackError("nmi needs the number of a vCPU", exitCode: 2)
                 }
                 let socket = session.run.directory(of: record.domid).control
                 _ = try Control.ask(socket, ControlRequest("nmi", vcpu: vcpu))
-            case "init", "sleep", "s3resume":
-                throw ToolstackError("trigger \(options.operands[1]) is not supported yet: nmi, power and reset are")
             default:
                 session.complain("Invalid trigger \"\(options.operands[1])\"")
                 throw ToolstackError("", exitCode: 1)
