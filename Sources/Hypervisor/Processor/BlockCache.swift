@@ -67,7 +67,8 @@ struct BlockCache {
             (singles + index).initialize(
                 to: apus_block(
                     insns: room + 2 * index, physical: 0, second: 0, mode_key: 0, bytes: 0, count: 0, next_hash: nil,
-                    next_page: nil, main: nil, native: nil, heat: 0, plain: 0, trial: 0))
+                    next_page: nil, main: nil, native: nil, heat: 0, plain: 0, trial: 0,
+                    again: 0, home: 0))
         }
     }
 
@@ -162,7 +163,7 @@ struct BlockCache {
                 insns: insns + insnCount, physical: physical, second: second, mode_key: key,
                 bytes: UInt32(truncatingIfNeeded: bytes), count: UInt32(truncatingIfNeeded: count),
                 next_hash: hashes[hash], next_page: pages[page], main: nil, native: nil, heat: heat, plain: 0,
-                trial: trial))
+                trial: trial, again: 0, home: 0))
         insnCount += count + 1
         hashes[hash] = block
         pages[page] = block
@@ -180,7 +181,7 @@ struct BlockCache {
             to: apus_block(
                 insns: main.pointee.insns, physical: physical, second: 0, mode_key: .max,
                 bytes: UInt32(truncatingIfNeeded: bytes), count: 0, next_hash: nil, next_page: pages[page], main: main,
-                native: nil, heat: 0, plain: 0, trial: 0))
+                native: nil, heat: 0, plain: 0, trial: 0, again: 0, home: 0))
         pages[page] = tail
     }
 
@@ -267,6 +268,7 @@ struct BlockCache {
         let distance = nativeExit &- Int(bitPattern: native)
         Translator.divert(native + nativeAlias, by: distance)
         Translator.divert(native + nativeAlias + Translator.pollBytes, by: distance &- Translator.pollBytes)
+        Translator.sendHome(native + nativeAlias, (block.pointee.again, block.pointee.home))
     }
 
     /// Makes a running block leave behind the instruction that runs.

@@ -107,6 +107,12 @@ struct Translation {
     /// The block's direct branches to other pages, and how many there are in all blocks.
     var crossings: [Crossing] = []
     var crossingCount = 0
+    /// What is borrowed in this block, and where guest registers are; see TranslationLoans.swift.
+    var loans: [Loan] = []
+    var hosts = Self.usualHosts
+    /// Behind the poll and the borrowing, and whether the block comes back there.
+    var body: UnsafeMutablePointer<UInt8>
+    var isRunAgain = false
     /// Jumps that wait for other blocks to be translated.
     var links: [(place: UnsafeMutablePointer<UInt8>, key: BlockKey, skip: Int)] = []
 
@@ -115,7 +121,7 @@ struct Translation {
         cold: UnsafeMutablePointer<UInt8>
     ) {
         (self.common, self.cpu, self.block, self.code, self.cold) = (common, cpu, block, code, cold)
-        emitter = Emitter(at: code)
+        (emitter, body) = (Emitter(at: code), code)
         width = Self.width(block.pointee.mode_key) ?? 8
         (key, tlbMode, tlb) = Self.mode(block)
     }
@@ -128,7 +134,9 @@ struct Translation {
         (key, tlbMode, tlb) = Self.mode(block)
         (isNative, isSaved, isVector, hasUpper) = (false, true, false, false)
         (hasX87, knowsX87Block, isApart) = (false, false, false)
+        (hosts, isRunAgain) = (Self.usualHosts, false)
         slow = Slow(index: 0, isApart: false, jumps: (nil, nil, nil))
+        loans.removeAll(keepingCapacity: true)
         plans.removeAll(keepingCapacity: true)
         refusals.removeAll(keepingCapacity: true)
         misses.removeAll(keepingCapacity: true)
@@ -200,13 +208,16 @@ struct Translation {
         emitter.jump(if: 5, to: common.exit)
         assert(emitter.at == code + Translator.pollBytes)
         let trial = block.pointee.trial != 0 ? emitTrial() : nil
-        let entry = needsVector(0) ? enterVector() : nil
-        let x87Entry = needsX87(0) ? enterX87() : nil
         // A block on trial may not run often enough to be worth it.
         if block.pointee.trial == 0 {
             findGroups()
             findShort()
+            findLoans()
+            borrow()
         }
+        body = emitter.at
+        let entry = needsVector(0) ? enterVector() : nil
+        let x87Entry = needsX87(0) ? enterX87() : nil
         if !groups.isEmpty {
             main.append(contentsOf: repeatElement(nil, count: count + 1))
             apart.append(contentsOf: repeatElement(nil, count: count + 1))
@@ -222,6 +233,7 @@ struct Translation {
         emitOverruns()
         emitSlow()
         emitCrossings()
+        emitReturnHome()
         if let trial {
             emitter.aim(trial.jump, emitter.at)
             callPlainly(BlockCache.longestBlock)
@@ -231,6 +243,7 @@ struct Translation {
         if let x87Entry { emitX87Entry(x87Entry) }
         for refusal in refusals {
             emitter.aim(refusal.jump, emitter.at)
+            settle()
             retire(refusal.index + 1)
             emitter.insn(0x81, 8, 0, .state(StateOffset.rip))
             emitter.long(Int32(insn(refusal.index).pointee.next))

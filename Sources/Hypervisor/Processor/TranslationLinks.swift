@@ -22,12 +22,15 @@ extension Translation {
             emitter.insn(0x81, 8, 0, .state(StateOffset.rip))
             emitter.long(Int32(truncatingIfNeeded: offset))
         }
+        let isAgain = offset == 0 && key == block.pointee.mode_key && block.pointee.second == 0
+        if isAgain, !loans.isEmpty { return runAgain() }
+        settle()
         if width == 2 { checkPointer(isBranch: offset != Int(block.pointee.bytes)) }
         let target = block.pointee.physical &+ UInt64(bitPattern: Int64(offset))
         // Every loop has a jump back, or to another page: that much is enough to look at the attention word.
         let skip = offset > 0 ? Translator.pollBytes : 0
         guard target &>> 12 == block.pointee.physical &>> 12 else { return leavePage() }
-        if offset == 0, key == block.pointee.mode_key, block.pointee.second == 0 { return emitter.jump(to: code) }
+        if isAgain { return emitter.jump(to: code) }
         let place = emitter.jump()
         if let native = cpu.engine.pointee.blocks.find(target, key)?.pointee.native {
             emitter.aim(place, (native - common.executable).assumingMemoryBound(to: UInt8.self) + skip)
@@ -40,6 +43,7 @@ extension Translation {
 
     /// Goes on at `rip`, which r10 holds; flags are saved.
     mutating func leaveIndirect(_ number: Int) {
+        settle()
         retire(number)
         dispatch()
     }
@@ -59,6 +63,7 @@ extension Translation {
     }
 
     private mutating func commit(_ number: Int, _ stack: Int32) {
+        settle()
         if stack != 0 { moveStack(stack) }
         emitter.store(HostRegister.address, .state(StateOffset.rip))
         retire(number)

@@ -75,9 +75,11 @@ extension Translation {
     }
 
     mutating func callPlainly(_ number: Int) {
+        settle()
         emitter.loadConstant(HostRegister.scratch, UInt64(UInt(bitPattern: common.plainly + number)))
         emitter.loadConstant(HostRegister.address, UInt64(UInt(bitPattern: block)) | 1 << 48)
         emitter.call(common.handlers)
+        borrow()
     }
 
     mutating func emitMisses() {

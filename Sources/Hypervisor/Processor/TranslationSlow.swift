@@ -16,10 +16,12 @@ extension Translation {
     }
 
     mutating func callHandlers(_ index: Int, _ number: Int) {
+        settle()
         emitter.loadConstant(HostRegister.scratch, UInt64(UInt(bitPattern: insn(index))))
         emitter.loadConstant(
             HostRegister.address, UInt64(UInt(bitPattern: block)) | UInt64(number) << 48)
         emitter.call(common.handlers)
+        borrow()
     }
 
     mutating func emitSlow() {

@@ -64,6 +64,7 @@ extension Translation {
         } else {
             emitter.jump(if: 4, to: entry.1)
         }
+        settle()
         emitter.loadConstant(HostRegister.scratch, UInt64(UInt(bitPattern: block)))
         emitter.jump(to: common.interpret)
     }
@@ -88,6 +89,7 @@ extension Translation {
         emitter.aim(entry.0, emitter.at)
         emitter.call(common.loadX87)
         emitter.jump(if: 4, to: entry.1)
+        settle()
         emitter.loadConstant(HostRegister.scratch, UInt64(UInt(bitPattern: block)))
         emitter.jump(to: common.interpret)
     }
@@ -154,13 +156,10 @@ extension Translation {
 
     // MARK: Registers
 
-    /// The host register that holds a guest register all the time.
+    /// The host register that holds a guest register all through the block.
     func pinned(_ register: UInt8) -> UInt8? {
-        switch register {
-        case 4: return HostRegister.stack
-        case 9, 10, 11: return nil
-        default: return register
-        }
+        let host = hosts[Int(register)]
+        return host == Self.inMemory ? nil : host
     }
 
     /// The host register that holds a guest register now: `spare` if none does always.

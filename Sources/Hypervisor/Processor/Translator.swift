@@ -112,13 +112,21 @@ struct Translator {
         writable.storeBytes(of: Int32(truncatingIfNeeded: distance - 5), toByteOffset: 1, as: Int32.self)
     }
 
+    /// Sends a block's own loop to its start, if it has one; see TranslationLoans.swift.
+    static func sendHome(_ writable: UnsafeMutableRawPointer, _ loop: (again: UInt32, home: UInt32)) {
+        guard loop.again != 0 else { return }
+        divert(writable + Int(loop.again), by: Int(loop.home) - Int(loop.again))
+    }
+
     /// Translates a block anew while its old translation may be running; who enters that gets to the new one.
     mutating func replace(_ cpu: CPU, _ block: Block) {
         guard let old = block.pointee.native, !isFull else { return }
+        let again = (block.pointee.again, block.pointee.home)
         translate(cpu, block)
         guard let new = block.pointee.native, new != old else { return }
         Self.divert(old - common.executable, by: new - old)
         Self.divert(old - common.executable + Self.pollBytes, by: new - old)
+        Self.sendHome(old - common.executable, again)
     }
 
     /// Sees to it that the host has memory for another block.

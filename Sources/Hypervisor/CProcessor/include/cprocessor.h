@@ -117,6 +117,8 @@ struct apus_block {
     uint32_t heat;          ///< executions left until the block is translated; 0: it never is
     uint64_t plain;         ///< instructions that do without `near`, a bit each
     uint32_t trial;         ///< executions left until it is known which should
+    uint32_t again;         ///< where its own loop comes back to, behind its translation's first byte; 0: to that
+    uint32_t home;          ///< and the way from there to the first byte
 };
 
 /// One entry of the jump cache: linear address and mode to block.
