@@ -36,6 +36,22 @@ extension Guests {
             #expect(try store.tool("xenstore-ls", "-fp", "/a").output.contains("/a/c = \"two\"   (n0,r3)"))
             #expect(try store.tool("xenstore-list", "/a").output == "b\nc\n")
             #expect(try store.tool("xenstore-exists", "/a/none").status == 1)
+            // It prints what fires: once at first, then for the change.
+            let watcher = Process()
+            let printed = Pipe()
+            watcher.executableURL = URL(fileURLWithPath: "/usr/bin/xenstore-watch")
+            watcher.arguments = ["-n", "2", "/a"]
+            watcher.standardOutput = printed
+            try watcher.run()
+            var changes = 0
+            while watcher.isRunning, changes < 100 {
+                _ = try store.tool("xenstore-write", "/a/watched", "\(changes)")
+                changes += 1
+            }
+            #expect(changes < 100)
+            watcher.terminate()
+            let lines = String(decoding: printed.fileHandleForReading.readDataToEndOfFile(), as: UTF8.self)
+            #expect(lines == "/a\n/a/watched\n")
             #expect(try store.tool("xenstore-rm", "/a").status == 0)
             #expect(try store.tool("xenstore-read", "/a/b").status != 0)
         }

@@ -59,8 +59,9 @@ private final class Bench {
     deinit {
         domain.finish(.destroy)
         requests.isOver.store(true, ordering: .relaxed)
-        // The vCPU and server threads still hold the domain; let them leave.
-        usleep(20_000)
+        // Its threads use the domain until they have seen that it is over: it outlives the bench by far.
+        let domain = domain
+        DispatchQueue.global().asyncAfter(deadline: .now() + 10) { withExtendedLifetime(domain) {} }
     }
 
     var bus: any GuestBus { engines[0].bus }
