@@ -71,8 +71,15 @@ import Testing
         try fuzz("netback") { random in
             let bench = try NetBench(
                 rate: random.once(in: 4) ? "\(random.number(1...100_000)),\(random.number(1...50_000))" : nil)
+            let control = FakeFrontRing(bench.domain, frames: [52], slotBytes: 16)
             try bench.connect(handshake(&random))
             for _ in 0..<60 {
+                for _ in 0..<random.number(0...3) { control.put(controlRequest(&random)) }
+                if random.once(in: 100) {
+                    control.setWord(random.number(0...3), UInt32(truncatingIfNeeded: random.next()))
+                } else {
+                    control.push()
+                }
                 for _ in 0..<random.number(0...12) { bench.transmit.put(netRequest(&random)) }
                 if random.once(in: 60) {
                     let ring = random.once(in: 2) ? bench.transmit : bench.receive
@@ -85,11 +92,13 @@ import Testing
                 bench.pass(UInt64(random.number(0...1_000_000)))
                 _ = bench.received()
                 _ = bench.answers()
+                _ = control.take(12)
                 _ = bench.backend.prepareToSleep()
                 while bench.wire.receive() != nil {}
                 change(bench.domain, &random)
                 if random.once(in: 80) { try bench.set("state", "\(random.number(0...9))") }
                 if random.once(in: 40) { try bench.set("request-multicast-control", "\(random.number(0...2))") }
+                if random.once(in: 40) { try bench.set("xdp-headroom", "\(random.number(-1...2100))") }
             }
             bench.backend.stop()
             #expect(bench.domain.grants.count == 0)
@@ -105,8 +114,24 @@ import Testing
         ] {
             nodes[key] = "\(random.number(0...1))"
         }
+        if !random.once(in: 5) { (nodes["ctrl-ring-ref"], nodes["event-channel-ctrl"]) = ("10", "17") }
         if random.once(in: 20) { nodes["tx-ring-ref"] = "\(random.next() >> UInt64(random.number(0...63)))" }
         return nodes
+    }
+
+    /// A type, and numbers that make sense for most: an algorithm, flags, a page, how much of it.
+    private func controlRequest(_ random: inout Seeded) -> [UInt8] {
+        let data = (0..<3).map { _ in
+            switch random.number(0...4) {
+            case 0: UInt32(random.number(0...2))
+            case 1: UInt32(random.number(0...16))
+            case 2: UInt32(random.number(0...130))
+            case 3: UInt32(random.number(100...499))
+            default: UInt32(truncatingIfNeeded: random.next())
+            }
+        }
+        return littleEndian(UInt16(random.number(0...9))) + littleEndian(UInt16(random.number(0...11)))
+            + data.flatMap { littleEndian($0) }
     }
 
     private func netRequest(_ random: inout Seeded) -> [UInt8] {

@@ -43,6 +43,7 @@ final class NetBench {
         receive = FakeFrontRing(domain, frames: [51], slotBytes: 8)
         domain.grant(8, frame: 50)
         domain.grant(9, frame: 51)
+        domain.grant(10, frame: 52)
         for number in 0..<200 {
             domain.grant(100 + number, frame: UInt32(100 + number))
             domain.grant(300 + number, frame: UInt32(100 + number), readOnly: true)
@@ -220,6 +221,39 @@ final class NetBench {
         _ = bench.wire.send(frame)
         #expect(bench.received().count == 1)
         #expect(bench.wire.receive() == nil, "what changes the list is no packet")
+    }
+
+    @Test func `a guest that runs XDP programs gets its frames with headroom, from when it says so`() throws {
+        let bench = try NetBench()
+        #expect(try bench.guest.read(NetBench.path + "/feature-xdp-headroom") == "1")
+        try bench.connect()
+        bench.post(120..<140)
+        var frame = SampleFrame.tcp(payload: 1000)
+        frame.header = FrameHeader()
+        _ = bench.wire.send(frame)
+        #expect(bench.received() == [[0, 0, 0, 1054]])
+        // As Linux's front end does: the state first, then what it wants, then it waits for the answer.
+        try bench.set("state", "7")
+        try bench.set("xdp-headroom", "256")
+        #expect(bench.state == "8")
+        try bench.set("state", "4")
+        #expect(bench.state == "4")
+        _ = bench.wire.send(frame)
+        #expect(bench.received() == [[1, 0, 8, 1054], [5, 256, 0, 0]])
+        #expect(Array(bench.domain.page(121)[256..<(256 + 1054)]) == frame.bytes)
+        // One that fits no more takes another page.
+        frame = SampleFrame.tcp(payload: 4000)
+        frame.header = FrameHeader()
+        _ = bench.wire.send(frame)
+        #expect(bench.received() == [[3, 0, 12, 3840], [5, 256, 0, 0], [5, 0, 0, 214]])
+        #expect(Array(bench.domain.page(125)[..<214]) == Array(frame.bytes[3840...]))
+        for nonsense in ["0", "-1", "4096", "x"] {
+            try bench.set("xdp-headroom", nonsense)
+            frame = SampleFrame.tcp(payload: 10)
+            frame.header = FrameHeader()
+            _ = bench.wire.send(frame)
+            #expect(bench.received().map { $0[3] } == [64])
+        }
     }
 
     @Test func `a rate lets so many bytes go in each interval`() throws {

@@ -1,6 +1,6 @@
 // The back end of one virtual interface: store, rings and port put together.
 // Source: Xen's public/io/netif.h; which nodes Linux's netback writes, and when.
-// Modelled: all queues, multicast control, rate, reconnecting, removal. Not modelled: the control ring, XDP headroom.
+// Modelled: all queues, multicast control, the control ring, headroom for XDP, rate, reconnecting, removal.
 // Quirks: a frame for a guest without free slots waits, and the port with it.
 internal import CXen
 public import Ethernet
@@ -23,11 +23,14 @@ public final class NetBackend {
     private let queueLimit: UInt32
     private var queues: [NetQueue] = []
     /// A frame that waits for slots of a queue.
-    private var incoming: (frame: Frame, queue: NetQueue, slots: UInt32)?
+    private var incoming: (frame: NetQueue.Incoming, queue: NetQueue)?
+    private var control: NetControl?
+    /// Bytes that the guest wants free before each frame.
+    private var headroom = 0
     private var groups: Set<[UInt8]> = []
     private var filters = false
     private var rate: RateLimit?
-    private var groupWatch: StoreClient.Watch?
+    private var watches: [StoreClient.Watch] = []
     public private(set) var statistics = NetStatistics()
     /// When the rate allows the next packet.
     public private(set) var deadline: UInt64?
@@ -60,6 +63,7 @@ public final class NetBackend {
             ("feature-ipv6-csum-offload", "1"), ("feature-rx-copy", "1"), ("feature-rx-flip", "0"),
             ("feature-multicast-control", "1"), ("feature-dynamic-multicast-control", "1"),
             ("feature-split-event-channels", "1"), ("multi-queue-max-queues", "\(queueLimit)"),
+            ("feature-ctrl-ring", "1"), ("feature-xdp-headroom", "1"),
         ])
     }
 
@@ -73,6 +77,7 @@ public final class NetBackend {
         let parameters = try NetParameters(queueLimit: queueLimit) { device.read($0) }
         do {
             for queue in parameters.queues { queues.append(try bind(queue, gathers: parameters.gathers)) }
+            if let parts = parameters.control { control = try bind(parts.ring, parts.port) }
         } catch {
             for queue in queues { queue.close() }
             queues = []
@@ -82,13 +87,29 @@ public final class NetBackend {
         // What came before is nobody's.
         while port.receive() != nil {}
         port.listen(true)
-        let key = "\(device.frontend)/request-multicast-control"
-        groupWatch = try? store.watch(key) { [weak self] _ in self?.readFilter() }
-        readFilter()
+        // Both may change while the interface is up.
+        for key in ["request-multicast-control", "xdp-headroom"] {
+            guard let watch = try? store.watch("\(device.frontend)/\(key)", { [weak self] _ in self?.readWishes() })
+            else { continue }
+            watches.append(watch)
+        }
+        readWishes()
         onWork()
     }
 
-    private func readFilter() { filters = device.read("request-multicast-control") == "1" }
+    private func readWishes() {
+        filters = device.read("request-multicast-control") == "1"
+        // Linux's front end asks for 256; what would leave less than half a page for frames makes no sense.
+        let bytes = device.read("xdp-headroom").flatMap { Int($0) } ?? 0
+        headroom = (0...DomainMemory.pageSize / 2).contains(bytes) ? bytes : 0
+    }
+
+    private func bind(_ reference: UInt32, _ port: UInt32) throws -> NetControl {
+        let ring = try BackRing(pages: [try grants.map(reference, .readWrite)], slotBytes: NetHash.Request.slotBytes)
+        let port = try ports.bind(port)
+        port.onEvent = { [weak self] in self?.onWork() }
+        return NetControl(ring: ring, port: port, grants: grants, queues: queues.count)
+    }
 
     private func bind(_ parameters: NetParameters.Queue, gathers: Bool) throws -> NetQueue {
         let transmit = try BackRing(
@@ -110,9 +131,10 @@ public final class NetBackend {
 
     private func disconnect() {
         for queue in queues { queue.close() }
-        (queues, incoming, groups, filters, deadline) = ([], nil, [], false, nil)
-        if let groupWatch { try? store.unwatch(groupWatch) }
-        groupWatch = nil
+        control?.close()
+        (queues, incoming, groups, filters, deadline, control, headroom) = ([], nil, [], false, nil, nil, 0)
+        for watch in watches { try? store.unwatch(watch) }
+        watches = []
         port.listen(false)
     }
 
@@ -123,6 +145,7 @@ public final class NetBackend {
         guard !queues.isEmpty else { return false }
         deadline = nil
         var isBusy = false
+        if let fault = control?.serve() { report("its control ring", "\(fault)") }
         for queue in queues where serve(queue) { isBusy = true }
         if deliver() { isBusy = true }
         for queue in queues { queue.push() }
@@ -136,7 +159,8 @@ public final class NetBackend {
             // A packet that waits for port or time is woken by those.
             if queue.outgoing == nil, queue.transmit.armForRequests() { isQuiet = false }
         }
-        if let incoming, incoming.queue.receive.arm(for: incoming.slots) { isQuiet = false }
+        if let incoming, incoming.queue.receive.arm(for: incoming.frame.slots) { isQuiet = false }
+        if let control, !control.prepareToSleep() { isQuiet = false }
         port.listen(incoming == nil && !queues.isEmpty)
         return isQuiet
     }
@@ -193,14 +217,17 @@ public final class NetBackend {
     private var reported: Set<ObjectIdentifier> = []
     private func report(_ queue: NetQueue) {
         guard let fault = queue.fault, reported.insert(ObjectIdentifier(queue)).inserted else { return }
-        device.onReport("\(device.path): the front end's ring makes no sense (\(fault)); it is served no more")
+        report("the front end's ring", "\(fault)")
+    }
+    private func report(_ ring: String, _ fault: String) {
+        device.onReport("\(device.path): \(ring) makes no sense (\(fault)); it is served no more")
     }
 
     /// Gives the guest frames; true if there are more, and room for them.
     private func deliver() -> Bool {
         for _ in 0..<Self.budget {
             guard let next = incoming ?? take() else { return false }
-            guard next.queue.fault == nil, next.queue.receive.available >= next.slots else {
+            guard next.queue.fault == nil, next.queue.receive.available >= next.frame.slots else {
                 if next.queue.fault != nil { statistics.dropped &+= 1 }
                 incoming = next.queue.fault == nil ? next : nil
                 return false
@@ -209,7 +236,7 @@ public final class NetBackend {
             activity &+= 1
             if next.queue.give(next.frame) {
                 statistics.receivedFrames &+= 1
-                statistics.receivedBytes &+= UInt64(next.frame.bytes.count)
+                statistics.receivedBytes &+= UInt64(next.frame.frame.bytes.count)
             } else {
                 statistics.dropped &+= 1
                 report(next.queue)
@@ -219,14 +246,23 @@ public final class NetBackend {
     }
 
     /// The next frame that the guest wants, and its queue.
-    private func take() -> (frame: Frame, queue: NetQueue, slots: UInt32)? {
+    private func take() -> (frame: NetQueue.Incoming, queue: NetQueue)? {
         while let frame = port.receive() {
-            let queue = queues.count == 1 ? queues[0] : queues[Int(flow(of: frame) % UInt32(queues.count))]
             let isWanted = !filters || !frame.isGroup || frame.isBroadcast || groups.contains(Array(frame.bytes[..<6]))
-            if isWanted, let slots = queue.slots(for: frame) { return (frame, queue, slots) }
+            let hash = control?.hash.value(of: frame)
+            let incoming = NetQueue.Incoming(frame: frame, headroom: headroom, hash: hash)
+            let queue = queues[number(of: frame, hash)]
+            if isWanted, queue.takes(incoming) { return (incoming, queue) }
             statistics.dropped &+= 1
         }
         return nil
+    }
+
+    /// The queue that a frame goes to: by the guest's own hash, if it has set one up.
+    private func number(of frame: Frame, _ hash: NetHash.Value?) -> Int {
+        guard queues.count > 1 else { return 0 }
+        if let hash, let control { return control.hash.queue(for: hash) }
+        return Int(flow(of: frame) % UInt32(queues.count))
     }
 
     /// A number that all frames of a connection have in common (FNV-1a over addresses and ports).

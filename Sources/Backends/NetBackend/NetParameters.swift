@@ -1,11 +1,11 @@
 // What a network front end asks for, by the nodes of the store.
 // Source: Xen's public/io/netif.h (nodes); Linux's netback for the order in which names are tried.
-// Modelled: several queues, split event channels, offloads, multicast control. Not modelled: page flipping.
+// Modelled: several queues, split event channels, offloads, the control ring. Not modelled: page flipping.
 // Quirks: the checksums of IPv4 are on unless switched off, those of IPv6 off unless switched on.
 import Ethernet
 import XenStoreClient
 
-struct NetParameters: Equatable {
+struct NetParameters {
     struct Queue: Equatable {
         var transmitRing: UInt32
         var receiveRing: UInt32
@@ -16,6 +16,8 @@ struct NetParameters: Equatable {
     var queues: [Queue] = []
     /// What the guest takes unfinished.
     var offloads = Offloads()
+    /// Page and port of the control ring, if it has one.
+    var control: (ring: UInt32, port: UInt32)?
     /// It takes packets in several slots.
     var gathers = false
 
@@ -30,6 +32,9 @@ struct NetParameters: Equatable {
         let count = read("multi-queue-num-queues") == nil ? 1 : try Self.number("multi-queue-num-queues", read)
         guard count > 0, count <= queueLimit else {
             throw ParameterFault("\(count) queues requested, at most \(queueLimit) are offered")
+        }
+        if read("ctrl-ring-ref") != nil {
+            control = (try Self.number("ctrl-ring-ref", read), try Self.number("event-channel-ctrl", read))
         }
         for index in 0..<count { queues.append(try Self.queue(count == 1 ? "" : "queue-\(index)/", read)) }
     }

@@ -1,7 +1,9 @@
 // One queue of a virtual interface: a pair of rings, and the packets between them and a port.
 // Source: Xen's public/io/netif.h; Linux's netback for what it answers to wrong requests.
 // Modelled: packets in up to 18 slots sent straight from the guest's pages, large packets, extras both ways.
-// Quirks: what Linux calls fatal (too many slots, a page crossed, slots that never come) ends the queue here too.
+// Quirks: a frame's later pages are filled from their start: Linux's front end looks for headroom in the first only.
+// What Linux calls fatal (too many slots, a page crossed, slots that never come) ends the queue here too.
+import CXen
 import Ethernet
 import Host
 import Rings
@@ -169,29 +171,55 @@ final class NetQueue {
 
     // MARK: to the guest
 
-    /// Slots that a frame takes; nil if the guest cannot take it at all.
-    func slots(for frame: Frame) -> UInt32? {
-        let pages = (frame.bytes.count + DomainMemory.pageSize - 1) / DomainMemory.pageSize
-        guard pages == 1 || gathers, pages < Self.mostSlots else { return nil }
-        return UInt32(pages + (frame.header.segmentation == .none ? 0 : 1))
+    /// A frame on its way to the guest, and what it is told besides its bytes.
+    struct Incoming {
+        var frame: Frame
+        /// Bytes left free in the first page, for XDP programs.
+        var headroom = 0
+        var hash: NetHash.Value?
+
+        /// Slots of data.
+        var pages: Int { (headroom + frame.bytes.count + DomainMemory.pageSize - 1) / DomainMemory.pageSize }
+        var slots: UInt32 { UInt32(pages + extras.count) }
+        /// They follow the first slot; each but the last says that another follows.
+        var extras: [[UInt8]] {
+            var list: [[UInt8]] = []
+            if frame.header.segmentation != .none {
+                list.append(
+                    NetExtra.segmentation(frame.header.segmentBytes, isSix: frame.header.segmentation == .tcp6))
+            }
+            if headroom > 0 { list.append(NetExtra.headroom(UInt16(headroom))) }
+            if let hash { list.append(NetExtra.hash(hash)) }
+            for index in list.indices.dropLast() { list[index][1] = UInt8(XEN_NETIF_EXTRA_FLAG_MORE) }
+            return list
+        }
+    }
+
+    /// Whether the guest can take it at all.
+    func takes(_ incoming: Incoming) -> Bool {
+        (incoming.pages == 1 || gathers) && incoming.pages < Self.mostSlots
     }
 
     /// Writes a frame into pages that the guest has posted, of which there are enough; false if some was refused.
-    func give(_ frame: Frame) -> Bool {
+    func give(_ incoming: Incoming) -> Bool {
+        let (frame, extras) = (incoming.frame, incoming.extras)
         var place = 0
         var isGood = true
         while place < frame.bytes.count {
             guard let request = takePosted() else { return false }
-            let end = min(place + DomainMemory.pageSize, frame.bytes.count)
-            let status = copy(frame, place..<end, to: request)
+            let start = place == 0 ? incoming.headroom : 0
+            let end = min(place + DomainMemory.pageSize - start, frame.bytes.count)
+            let status = copy(frame, place..<end, to: request, at: start)
             if status < 0 { isGood = false }
             var flags: NetFlags = end < frame.bytes.count ? .moreData : []
             if place == 0 { flags.formUnion(self.flags(of: frame)) }
+            if place == 0, !extras.isEmpty { flags.insert(.extra) }
             receive.put(request.response(flags, status))
-            if place == 0, frame.header.segmentation != .none {
-                guard takePosted() != nil else { return false }
-                receive.put(
-                    NetExtra.segmentation(frame.header.segmentBytes, isSix: frame.header.segmentation == .tcp6))
+            if place == 0 {
+                for extra in extras {
+                    guard takePosted() != nil else { return false }
+                    receive.put(extra)
+                }
             }
             place = end
         }
@@ -199,7 +227,7 @@ final class NetQueue {
     }
 
     private func flags(of frame: Frame) -> NetFlags {
-        var flags: NetFlags = frame.header.segmentation == .none ? [] : .extra
+        var flags: NetFlags = []
         if frame.header.needsChecksum { flags.formUnion([.blankReceived, .checkedReceived]) }
         if frame.header.isValid { flags.insert(.checkedReceived) }
         return flags
@@ -212,11 +240,11 @@ final class NetQueue {
         return nil
     }
 
-    private func copy(_ frame: Frame, _ range: Range<Int>, to request: ReceiveRequest) -> Int16 {
+    private func copy(_ frame: Frame, _ range: Range<Int>, to request: ReceiveRequest, at start: Int) -> Int16 {
         guard let page = try? grants.map(request.reference, .readWrite) else { return NetStatus.error }
         unsafe frame.bytes.withUnsafeBytes { bytes in
             guard let source = unsafe UnsafeRawBufferPointer(rebasing: bytes[range]).baseAddress else { return }
-            unsafe page.base.copyMemory(from: source, byteCount: range.count)
+            unsafe (page.base + start).copyMemory(from: source, byteCount: range.count)
         }
         page.noteWritten()
         page.release()

@@ -1,6 +1,7 @@
 // Entries of netif's rings, as numbers.
 // Source: Xen's public/io/netif.h (netif_tx_request, netif_extra_info, netif_rx_request and their responses).
-// Modelled: requests, segmentation and multicast extras. Not modelled: hashes from the guest (nobody uses them here).
+// Linux's include/xen/interface/io/netif.h for what it has added: XDP.
+// Modelled: requests, all extras. Not modelled: hashes from the guest (nobody uses them here).
 // Quirks: an extra lies in a slot of the transmit ring like a request; its response says NULL.
 import CXen
 
@@ -58,10 +59,19 @@ enum NetExtra: Equatable {
         }
     }
 
-    /// One for the guest: the size of segments that a large packet stands for.
+    /// For the guest: the size of segments that a large packet stands for.
     static func segmentation(_ size: UInt16, isSix: Bool) -> [UInt8] {
         let type = isSix ? XEN_NETIF_GSO_TYPE_TCPV6 : XEN_NETIF_GSO_TYPE_TCPV4
         return [UInt8(XEN_NETIF_EXTRA_TYPE_GSO), 0] + size.bytes + [UInt8(type), 0, 0, 0]
+    }
+
+    /// For the guest: where in its first page a frame begins (XEN_NETIF_EXTRA_TYPE_XDP, which Linux alone has).
+    static func headroom(_ bytes: UInt16) -> [UInt8] { [5, 0] + bytes.bytes + [0, 0, 0, 0] }
+
+    /// For the guest: a frame's hash.
+    static func hash(_ hash: NetHash.Value) -> [UInt8] {
+        [UInt8(XEN_NETIF_EXTRA_TYPE_HASH), 0, hash.type, UInt8(XEN_NETIF_CTRL_HASH_ALGORITHM_TOEPLITZ)]
+            + UInt16(truncatingIfNeeded: hash.value).bytes + UInt16(truncatingIfNeeded: hash.value >> 16).bytes
     }
 }
 

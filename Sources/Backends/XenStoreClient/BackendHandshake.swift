@@ -1,6 +1,6 @@
 // How a device's two ends find together, by their states in the store.
 // Source: Xen's public/io/xenbus.h, the state diagrams of public/io/blkif.h, the transitions of Linux's back ends.
-// Modelled: connecting, reconnecting (kexec, restarts), closing, removal. Not modelled: suspended front ends' refusals.
+// Modelled: connecting, reconfiguring, reconnecting (kexec, restarts), closing, removal. Not modelled: suspended front ends' refusals.
 // Quirks: a front end may go to Initialised or straight to Connected.
 
 /// The states of this end, as a machine that says what to do.
@@ -25,6 +25,8 @@ public struct BackendHandshake {
         switch peer {
         case .initialising:
             return state == .closed ? change(to: .initWait) : []
+        case .connected where state == .reconfigured:
+            return change(to: .connected)
         case .initialised, .connected:
             return state == .connected || state == .closing ? [] : [.disconnect, .connect]
         case .closing:
@@ -33,7 +35,10 @@ public struct BackendHandshake {
             return [.disconnect] + change(to: .closed) + (isOnline ? [] : [.end])
         case nil:
             return [.disconnect] + change(to: .closed) + [.end]
-        case .unknown, .initWait, .reconfiguring, .reconfigured:
+        case .reconfiguring:
+            // What the front end wants otherwise is in nodes that whoever can do it watches.
+            return state == .connected ? change(to: .reconfigured) : []
+        case .unknown, .initWait, .reconfigured:
             return []
         }
     }
