@@ -135,9 +135,9 @@ struct CoreDump {
             let bytes = Array(string.utf8.prefix(count - 1))
             return bytes + [UInt8](repeating: 0, count: count - bytes.count)
         }
-        var version = Self.bytes(4) + Self.bytes(17) + text(".0-apus", 16)
+        var version = Self.bytes(4) + Self.bytes(17) + text(XenVersion.extra, 16)
         version += text("swift", 64) + text("", 16) + text("", 32) + text("", 32)
-        version += text("hvm-3.0-x86_64", 1024) + text("", 64)
+        version += text(XenVersion.capabilities, 1024) + text("", 64)
         version += Self.bytes(0xFFFF_8000_0000_0000) + Self.bytes(UInt64(Self.page))
         return Self.note(0x200_0000, []) + Self.note(0x200_0001, header) + Self.note(0x200_0002, version)
             + Self.note(0x200_0003, Self.bytes(1))

@@ -6,6 +6,12 @@
 internal import Foundation
 internal import Host
 
+/// What guests and tools are told of Xen (public/version.h).
+enum XenVersion {
+    static let extra = ".0-apus"
+    static let capabilities = "xen-3.0-x86_64 hvm-3.0-x86_32 hvm-3.0-x86_32p hvm-3.0-x86_64 "
+}
+
 /// Figures of the host, read once.
 public struct HostFigures: Sendable {
     /// MiB.

@@ -54,8 +54,9 @@ extension Command {
 
     private static func versionEntries() -> [(String, String)] {
         [
-            ("xen_major", "4"), ("xen_minor", "17"), ("xen_extra", ".0-apus"), ("xen_version", "4.17.0-apus"),
-            ("xen_caps", "xen-3.0-x86_64 hvm-3.0-x86_32 hvm-3.0-x86_32p hvm-3.0-x86_64 "), ("xen_scheduler", "linux"),
+            ("xen_major", "4"), ("xen_minor", "17"), ("xen_extra", XenVersion.extra),
+            ("xen_version", "4.17\(XenVersion.extra)"), ("xen_caps", XenVersion.capabilities),
+            ("xen_scheduler", "linux"),
             ("xen_pagesize", "4096"), ("platform_params", "virt_start=0xffff800000000000"), ("xen_changeset", ""),
             ("xen_commandline", ""), ("cc_compiler", "swift"), ("cc_compile_by", ""), ("cc_compile_domain", ""),
             ("cc_compile_date", ""), ("build_id", ""), ("xend_config_format", "4"),
