@@ -12,7 +12,6 @@ final class FakeEngine: VCPUEngine, @unchecked Sendable {
     let log = Mutex<[String]>([])
     var canTakeInterrupt = true
     var wantsInterruptWindow = false
-    var instructions: UInt64? { 1 }
     var isLongMode = true
     var privilegeLevel = 0
     var registers = [UInt64](repeating: 0, count: 16)

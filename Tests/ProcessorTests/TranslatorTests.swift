@@ -12,7 +12,6 @@ private struct Outcome: Equatable {
     var registers: [UInt64]
     var flags: UInt32
     var rip: UInt64
-    var instructions: UInt64
     var data: [UInt8]
 }
 
@@ -36,7 +35,6 @@ private struct Outcome: Equatable {
         let cpu = guest.cpu
         return Outcome(
             registers: (0..<16).map { cpu.gpr[$0] }, flags: cpu.pointee.arith_flags, rip: cpu.pointee.rip,
-            instructions: cpu.pointee.instructions,
             data: (0..<0x4000).map { guest.get(0xC000 + UInt64($0), as: UInt8.self) })
     }
 

@@ -147,7 +147,6 @@ extension Hypervisor {
         var cpuSeconds: Double?
         var vcpus: [Processor]?
         var memoryKiB: Int?
-        var instructions: UInt64?
         /// How often vCPUs left guest code.
         var exits: UInt64?
         var statistics: DomainStatistics?
@@ -212,7 +211,6 @@ extension Hypervisor {
         return Reply(
             ok: true, state: state, cpuSeconds: processors.reduce(0) { $0 + $1.cpuSeconds }, vcpus: processors,
             memoryKiB: Int((domain.ramFrames - missing) << 2),
-            instructions: domain.vcpus.reduce(0) { $0 &+ $1.instructions },
             exits: domain.vcpus.reduce(0) { $0 &+ $1.counters.exits })
     }
 }

@@ -11,7 +11,7 @@ internal import Synchronization
 
 @safe final class VCPU: @unchecked Sendable {
     // Invariant: `engine` and what follows it belong to the vCPU's thread once `start` was called;
-    // `errands`, `retired` and `sleeps` are the only words that others touch.
+    // `errands` and `sleeps` are the only words that others touch.
     let index: Int
     private unowned let domain: Domain
     private let bus: VCPUBus
@@ -22,7 +22,6 @@ internal import Synchronization
     private var impatience = Impatience()
     private let errands = Mutex<[Errand]>([])
     private let hasErrands = Atomic<Bool>(false)
-    private let retired = Atomic<UInt64>(0)
     private let sleeps = Atomic<Bool>(false)
     private let thread = Mutex<HostThread?>(nil)
     private let orders = Mutex<[Order]>([])
@@ -71,8 +70,6 @@ internal import Synchronization
     /// On its own thread: whether it runs 64-bit code.
     var isLongMode: Bool { engine.isLongMode }
 
-    /// Instructions retired, as of the last exit.
-    var instructions: UInt64 { retired.load(ordering: .relaxed) }
     var isSleeping: Bool { sleeps.load(ordering: .relaxed) }
     var cpuNanoseconds: UInt64 { thread.withLock { $0?.cpuNanoseconds ?? 0 } }
 
@@ -183,7 +180,6 @@ internal import Synchronization
             let exit = engine.run()
             leaveGuest()
             domain.gate.leave()
-            if let count = engine.instructions { retired.store(count, ordering: .relaxed) }
             handle(exit)
         }
     }

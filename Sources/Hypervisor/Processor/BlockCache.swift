@@ -67,7 +67,7 @@ struct BlockCache {
             (singles + index).initialize(
                 to: apus_block(
                     insns: room + 2 * index, physical: 0, second: 0, mode_key: 0, bytes: 0, count: 0, next_hash: nil,
-                    next_page: nil, main: nil, native: nil, heat: 0, plain: 0, trial: 0,
+                    next_page: nil, main: nil, native: nil, heat: 0, lag: 0, plain: 0, trial: 0,
                     again: 0, home: 0))
         }
     }
@@ -162,7 +162,7 @@ struct BlockCache {
             to: apus_block(
                 insns: insns + insnCount, physical: physical, second: second, mode_key: key,
                 bytes: UInt32(truncatingIfNeeded: bytes), count: UInt32(truncatingIfNeeded: count),
-                next_hash: hashes[hash], next_page: pages[page], main: nil, native: nil, heat: heat, plain: 0,
+                next_hash: hashes[hash], next_page: pages[page], main: nil, native: nil, heat: heat, lag: 0, plain: 0,
                 trial: trial, again: 0, home: 0))
         insnCount += count + 1
         hashes[hash] = block
@@ -181,7 +181,7 @@ struct BlockCache {
             to: apus_block(
                 insns: main.pointee.insns, physical: physical, second: 0, mode_key: .max,
                 bytes: UInt32(truncatingIfNeeded: bytes), count: 0, next_hash: nil, next_page: pages[page], main: main,
-                native: nil, heat: 0, plain: 0, trial: 0, again: 0, home: 0))
+                native: nil, heat: 0, lag: 0, plain: 0, trial: 0, again: 0, home: 0))
         pages[page] = tail
     }
 
@@ -265,10 +265,13 @@ struct BlockCache {
         block.pointee.heat = 0
         guard let native = block.pointee.native else { return }
         block.pointee.native = nil
-        let distance = nativeExit &- Int(bitPattern: native)
-        Translator.divert(native + nativeAlias, by: distance)
-        Translator.divert(native + nativeAlias + Translator.pollBytes, by: distance &- Translator.pollBytes)
-        Translator.sendHome(native + nativeAlias, (block.pointee.again, block.pointee.home))
+        let writable = native + nativeAlias
+        Translator.divert(writable, by: nativeExit &- Int(bitPattern: native))
+        // Whoever comes from within the page has RIP moved first.
+        for entry in [Translator.entryBytes, Translator.entryBytes + Translator.pollBytes] {
+            Translator.divert(writable + entry, by: 0 &- Translator.exitBytes &- entry)
+        }
+        Translator.sendHome(writable, (block.pointee.again, block.pointee.home))
     }
 
     /// Makes a running block leave behind the instruction that runs.
@@ -293,6 +296,5 @@ let leaveBlock: apus_handler = { cpu, insn in
     // In a block that died this stands in for any instruction: only its place is right.
     let mask: UInt64 = cpu.pointee.code_size == 8 ? .max : 0xFFFF_FFFF
     cpu.pointee.rip = (cpu.pointee.rip &+ UInt64(insn.pointee.start)) & mask
-    cpu.pointee.instructions &-= 1
     return Status.jump
 }

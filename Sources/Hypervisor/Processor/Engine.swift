@@ -44,8 +44,6 @@ public protocol VCPUEngine: AnyObject {
     func timeStoodStill(ticks: UInt64)
     /// The time stamp counter as RDTSC would give it to the guest now.
     var timeStampCounter: UInt64 { get }
-    /// Instructions retired so far, for statistics; nil if unknown.
-    var instructions: UInt64? { get }
     /// General registers in hardware order (RAX, RCX, RDX, RBX, RSP ... R15), for hypercalls.
     subscript(register register: Int) -> UInt64 { get set }
     /// In 64-bit mode, which is what a hypercall's ABI depends on.

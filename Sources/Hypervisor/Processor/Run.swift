@@ -74,14 +74,12 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
                 guard status == Status.interpret, let current = self.pointee.current else { continue }
                 block = current
             }
-            let first = UnsafePointer(block.pointee.insns)
-            var insn = first
+            var insn = UnsafePointer(block.pointee.insns)
             var status = insn.pointee.handler(self, insn)
             while status == Status.next {
                 insn += 1
                 status = insn.pointee.handler(self, insn)
             }
-            self.pointee.instructions &+= UInt64(truncatingIfNeeded: insn - first) &+ 1
             guard status == Status.jump else { return (status, insn, block) }
             if apus_attention(attention) != 0 || self.pointee.window_wanted || self.pointee.nmi_pending
                 || self.pointee.mode_key & ModeKey.trap.rawValue != 0
@@ -135,7 +133,6 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
             self.pointee.rip = behind(insn)
             status = Status.jump
         }
-        self.pointee.instructions &+= 1
         return (status, insn)
     }
 

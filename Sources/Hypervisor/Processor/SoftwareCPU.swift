@@ -127,8 +127,6 @@ public final class SoftwareCPU: VCPUEngine {
 
     public func timeStoodStill(ticks: UInt64) { cpu.pointee.tsc_offset &-= ticks }
 
-    public var instructions: UInt64? { cpu.pointee.instructions }
-
     public subscript(register register: Int) -> UInt64 {
         get { cpu.gpr[register & 15] }
         set { cpu.gpr[register & 15] = newValue }

@@ -13,7 +13,6 @@ enum StateOffset {
     static let rip = place(\.rip)
     static let modeKey = place(\.mode_key)
     static let attention = place(\.attention)
-    static let instructions = place(\.instructions)
     static let jumps = Int32(truncatingIfNeeded: apus_jump_cache_offset())
     static let flags = place(\.native_flags)
     static let target = place(\.native_target)

@@ -42,7 +42,6 @@ struct Translation {
     struct Stray {
         let jump: UnsafeMutablePointer<UInt8>
         let index: Int
-        let number: Int
         let stack: Int32
         let isApart: Bool
     }
@@ -50,7 +49,6 @@ struct Translation {
     struct Branch {
         let jump: UnsafeMutablePointer<UInt8>
         let offset: Int
-        let count: Int
         let isSaved: Bool
         let key: UInt32
     }
@@ -59,7 +57,13 @@ struct Translation {
     let common: CommonCode
     let cpu: CPU
     private(set) var block: Block
-    private(set) var code: UnsafeMutablePointer<UInt8>
+    /// Where the block is left with RIP as jumps within the page have it.
+    private(set) var exit: UnsafeMutablePointer<UInt8>
+    /// Where it is entered by all but jumps from within the page, and where by those.
+    var outer: UnsafeMutablePointer<UInt8> { exit + Translator.exitBytes }
+    private(set) var inner: UnsafeMutablePointer<UInt8>
+    /// How far RIP, as it stands in the vCPU, is behind the block's first byte.
+    private(set) var lag: Int32
     /// Where what hardly ever runs goes.
     var cold: UnsafeMutablePointer<UInt8>
     var tlb: Int32
@@ -115,22 +119,27 @@ struct Translation {
     var isRunAgain = false
     /// Jumps that wait for other blocks to be translated.
     var links: [(place: UnsafeMutablePointer<UInt8>, key: BlockKey, skip: Int)] = []
+    /// Those of them whose block has no translation yet, and how far RIP moves on the way.
+    var unlinked: [(place: UnsafeMutablePointer<UInt8>, move: Int32)] = []
 
     init(
         _ common: CommonCode, _ cpu: CPU, _ block: Block, at code: UnsafeMutablePointer<UInt8>,
         cold: UnsafeMutablePointer<UInt8>
     ) {
-        (self.common, self.cpu, self.block, self.code, self.cold) = (common, cpu, block, code, cold)
-        (emitter, body) = (Emitter(at: code), code)
+        (self.common, self.cpu, self.block, self.exit, self.cold) = (common, cpu, block, code, cold)
+        (emitter, body, inner) = (Emitter(at: code), code, code)
         width = Self.width(block.pointee.mode_key) ?? 8
+        lag = Int32(block.pointee.lag)
         (key, tlbMode, tlb) = Self.mode(block)
     }
 
     /// Starts with another block; the room of the lists stays.
     mutating func begin(_ block: Block, at code: UnsafeMutablePointer<UInt8>, cold: UnsafeMutablePointer<UInt8>) {
-        (self.block, self.code, self.cold) = (block, code, cold)
+        (self.block, self.exit, self.cold) = (block, code, cold)
         emitter = Emitter(at: code)
+        inner = code
         width = Self.width(block.pointee.mode_key) ?? 8
+        lag = Int32(block.pointee.lag)
         (key, tlbMode, tlb) = Self.mode(block)
         (isNative, isSaved, isVector, hasUpper) = (false, true, false, false)
         (hasX87, knowsX87Block, isApart) = (false, false, false)
@@ -153,6 +162,7 @@ struct Translation {
         overruns.removeAll(keepingCapacity: true)
         crossings.removeAll(keepingCapacity: true)
         links.removeAll(keepingCapacity: true)
+        unlinked.removeAll(keepingCapacity: true)
     }
 
     /// The mode that a block runs in, and the TLB set for it.
@@ -202,11 +212,7 @@ struct Translation {
             plans[index].liveOut = live
             live = plans[index].liveIn
         }
-        emitter.load(HostRegister.scratch, .state(StateOffset.attention))
-        emitter.insn(0x83, 4, 7, .memory(HostRegister.scratch, 0))
-        emitter.byte(0)
-        emitter.jump(if: 5, to: common.exit)
-        assert(emitter.at == code + Translator.pollBytes)
+        emitEntry()
         let trial = block.pointee.trial != 0 ? emitTrial() : nil
         // A block on trial may not run often enough to be worth it.
         if block.pointee.trial == 0 {
@@ -223,7 +229,7 @@ struct Translation {
             apart.append(contentsOf: repeatElement(nil, count: count + 1))
         }
         emitInstructions(0, count)
-        if !isEnded { leave(Int(block.pointee.bytes), count) }
+        if !isEnded { leave(Int(block.pointee.bytes)) }
         emitBranches(from: 0)
         let end = emitter.at
         emitter.at = cold
@@ -232,6 +238,7 @@ struct Translation {
         emitStrays()
         emitOverruns()
         emitSlow()
+        emitUnlinked()
         emitCrossings()
         emitReturnHome()
         if let trial {
@@ -244,13 +251,27 @@ struct Translation {
         for refusal in refusals {
             emitter.aim(refusal.jump, emitter.at)
             settle()
-            retire(refusal.index + 1)
-            emitter.insn(0x81, 8, 0, .state(StateOffset.rip))
-            emitter.long(Int32(insn(refusal.index).pointee.next))
+            moveRIP(Int32(insn(refusal.index).pointee.next) + lag)
             emitter.jump(to: common.exit)
         }
         (cold, emitter.at) = (emitter.at, end)
         return true
+    }
+
+    /// Emits the ways in, and the way out before them. Between blocks of a page RIP in the vCPU is the page's address: so
+    /// none of their jumps has to move it.
+    private mutating func emitEntry() {
+        moveRIP(lag)
+        emitter.jump(to: common.exit)
+        assert(emitter.at == outer)
+        moveRIP(-lag)
+        inner = emitter.at
+        assert(inner == outer + Translator.entryBytes)
+        emitter.load(HostRegister.scratch, .state(StateOffset.attention))
+        emitter.insn(0x83, 4, 7, .memory(HostRegister.scratch, 0))
+        emitter.byte(0)
+        emitter.jump(if: 5, to: exit)
+        assert(emitter.at == inner + Translator.pollBytes)
     }
 
     /// Emits the instructions from `start` up to `end`.

@@ -56,12 +56,18 @@ extension Translation {
 
     /// LEA: the effective address in a register of the host.
     mutating func loadAddress(_ insn: Insn, into target: UInt8, _ size: UInt8) {
-        let displacement = insn.pointee.disp
+        var displacement = insn.pointee.disp
         var base: UInt8?
         switch insn.pointee.base {
         case UInt8(APUS_NO_REG): break
         case UInt8(APUS_RIP):
             emitter.load(HostRegister.address, .state(StateOffset.rip))
+            let (sum, isBeyond) = displacement.addingReportingOverflow(lag)
+            if isBeyond {
+                emitter.insn(0x8D, 8, HostRegister.address, .memory(HostRegister.address, lag))
+            } else {
+                displacement = sum
+            }
             base = HostRegister.address
         default: base = guest(insn.pointee.base, HostRegister.address)
         }

@@ -98,7 +98,7 @@ extension Translation {
         let isCounting = insn.pointee.opcode == 0xE2
         if isCounting { emitter.insn(0x8D, size, 1, .memory(1, -1)) }
         emitter.insn(0x85, size, 1, .register(1))
-        branch(if: isCounting ? 5 : 4, to: relative(insn), count: index + 1)
+        branch(if: isCounting ? 5 : 4, to: relative(insn))
     }
 
     // MARK: - Calls and indirect branches
@@ -106,14 +106,15 @@ extension Translation {
     /// Pushes the address behind the instruction.
     mutating func pushReturn(_ insn: Insn, _ place: HostPlace) {
         emitter.load(HostRegister.scratch, .state(StateOffset.rip))
-        emitter.insn(0x8D, registerWidth, HostRegister.scratch, .memory(HostRegister.scratch, Int32(insn.pointee.next)))
+        emitter.insn(
+            0x8D, registerWidth, HostRegister.scratch, .memory(HostRegister.scratch, Int32(insn.pointee.next) + lag))
         emitter.insn(0x89, width, HostRegister.scratch, place)
         moveStack(-Int32(width))
     }
 
     mutating func emitCall(_ insn: Insn, _ plan: NativePlan, _ index: Int) {
         pushReturn(insn, stackPlace(-Int32(width), width, write: true, plan))
-        leave(relative(insn), index + 1)
+        leave(relative(insn))
     }
 
     /// The target of an indirect branch in r10; flags are saved.
@@ -149,13 +150,14 @@ extension Translation {
         pushReturn(insn, .memory(HostRegister.address, 0))
         emitter.load(HostRegister.address, .state(StateOffset.target))
         emitter.store(HostRegister.address, .state(StateOffset.rip))
-        leaveIndirect(index + 1)
+        settle()
+        dispatch()
     }
 
     mutating func emitReturn(_ insn: Insn, _ plan: NativePlan, _ index: Int) {
         let place = stackPlace(0, width, write: false, plan)
         clobberFlags(plan)
         loadWord(HostRegister.address, place)
-        leaveUnchecked(index + 1, stack: Int32(width) + Int32(insn.pointee.imm & 0xFFFF))
+        leaveUnchecked(stack: Int32(width) + Int32(insn.pointee.imm & 0xFFFF))
     }
 }

@@ -60,7 +60,8 @@ extension Translation {
             emitter.insn(0x83, 4, 5, .memory(HostRegister.scratch, Self.missesOffset))
             emitter.byte(1)
             let few = emitter.jump(if: 5)
-            emitter.loadConstant(HostRegister.address, UInt64(UInt(bitPattern: block)) | 1 << 48)
+            // No instruction of the block: RIP is where it goes on.
+            emitter.loadConstant(HostRegister.address, UInt64(UInt(bitPattern: block)))
             emitter.call(common.handlers)
             emitter.aim(few, emitter.at)
             emitter.load(HostRegister.address, .state(StateOffset.rip))

@@ -211,7 +211,7 @@ extension Translation {
         if end < count, let back = main[end] {
             rejoin(back, live: plans[end].liveIn)
         } else if !isEnded {
-            leave(Int(block.pointee.bytes), count)
+            leave(Int(block.pointee.bytes))
         }
         emitBranches(from: before)
         isApart = false

@@ -8,65 +8,83 @@ internal import CProcessor
 extension Translation {
     // MARK: Ways out
 
-    mutating func retire(_ number: Int) {
-        emitter.insn(0x83, 8, 0, .state(StateOffset.instructions))
-        emitter.byte(UInt8(truncatingIfNeeded: number))
+    /// Adds to RIP as it stands in the vCPU; always of the same length.
+    mutating func moveRIP(_ bytes: Int32) {
+        emitter.insn(0x81, 8, 0, .state(StateOffset.rip))
+        emitter.long(bytes)
     }
 
     /// Goes on at `offset` from the block's first byte; the host's flags are the guest's or saved.
-    mutating func leave(_ offset: Int, _ number: Int) {
+    mutating func leave(_ offset: Int) {
         let live = liveInto(offset)
         if live != 0 { saveFlags(live) }
-        retire(number)
-        if offset != 0 {
-            emitter.insn(0x81, 8, 0, .state(StateOffset.rip))
-            emitter.long(Int32(truncatingIfNeeded: offset))
+        guard isInPage(offset) else {
+            settle()
+            moveRIP(Int32(truncatingIfNeeded: offset) + lag)
+            if width == 2 { checkPointer(isBranch: offset != Int(block.pointee.bytes)) }
+            return leavePage()
         }
-        let isAgain = offset == 0 && key == block.pointee.mode_key && block.pointee.second == 0
-        if isAgain, !loans.isEmpty { return runAgain() }
+        if isAgain(offset), !loans.isEmpty { return runAgain() }
         settle()
-        if width == 2 { checkPointer(isBranch: offset != Int(block.pointee.bytes)) }
+        if width == 2 {
+            moveRIP(Int32(truncatingIfNeeded: offset))
+            checkPointer(isBranch: offset != Int(block.pointee.bytes))
+        }
+        link(emitter.jump(), offset)
+    }
+
+    func isInPage(_ offset: Int) -> Bool {
+        let target = block.pointee.physical &+ UInt64(bitPattern: Int64(offset))
+        return target &>> 12 == block.pointee.physical &>> 12
+    }
+
+    /// Whether a branch leads to this block.
+    private func isAgain(_ offset: Int) -> Bool {
+        offset == 0 && key == block.pointee.mode_key && block.pointee.second == 0
+    }
+
+    /// Has the jump at `place` lead to the block at `offset` of this page; flags are saved.
+    mutating func link(_ place: UnsafeMutablePointer<UInt8>, _ offset: Int) {
+        if isAgain(offset) { return emitter.aim(place, inner) }
         let target = block.pointee.physical &+ UInt64(bitPattern: Int64(offset))
         // Every loop has a jump back, or to another page: that much is enough to look at the attention word.
-        let skip = offset > 0 ? Translator.pollBytes : 0
-        guard target &>> 12 == block.pointee.physical &>> 12 else { return leavePage() }
-        if isAgain { return emitter.jump(to: code) }
-        let place = emitter.jump()
+        let skip = Translator.entryBytes + (offset > 0 ? Translator.pollBytes : 0)
         if let native = cpu.engine.pointee.blocks.find(target, key)?.pointee.native {
             emitter.aim(place, (native - common.executable).assumingMemoryBound(to: UInt8.self) + skip)
         } else {
-            emitter.aim(place, width == 2 ? common.exit : common.dispatch)
+            unlinked.append((place, width == 2 ? 0 : Int32(truncatingIfNeeded: offset) + lag))
         }
         // The other block may get another translation.
         links.append((place, BlockKey(physical: target, mode: key), skip))
     }
 
-    /// Goes on at `rip`, which r10 holds; flags are saved.
-    mutating func leaveIndirect(_ number: Int) {
-        settle()
-        retire(number)
-        dispatch()
+    /// Emits the ways to blocks of the page that are not translated yet.
+    mutating func emitUnlinked() {
+        for way in unlinked {
+            emitter.aim(way.place, emitter.at)
+            if way.move != 0 { moveRIP(way.move) }
+            emitter.jump(to: width == 2 ? common.exit : common.dispatch)
+        }
     }
 
     /// The same before anything of the branch is done, with a target in r10 that may not be canonical: then the jump
     /// cache does not have it, and its handler raises the exception. `stack`: how far the stack pointer moves.
-    mutating func leaveUnchecked(_ number: Int, stack: Int32) {
+    mutating func leaveUnchecked(stack: Int32) {
         guard width == 8 else {
-            commit(number, stack)
+            commit(stack)
             return dispatch()
         }
         let jump = Translator.emitSearch(&emitter)
-        strays.append(Stray(jump: jump, index: index, number: number, stack: stack, isApart: isApart))
+        strays.append(Stray(jump: jump, index: index, stack: stack, isApart: isApart))
         slow.isNeeded = true
-        commit(number, stack)
+        commit(stack)
         Translator.emitFollow(&emitter, exit: common.exit)
     }
 
-    private mutating func commit(_ number: Int, _ stack: Int32) {
+    private mutating func commit(_ stack: Int32) {
         settle()
         if stack != 0 { moveStack(stack) }
         emitter.store(HostRegister.address, .state(StateOffset.rip))
-        retire(number)
     }
 
     /// Emits the ways of targets that the jump cache does not have.
@@ -80,7 +98,7 @@ extension Translation {
             {
                 joins.append((jump, place))
             }
-            commit(stray.number, stray.stack)
+            commit(stray.stack)
             emitter.jump(to: common.exit)
         }
     }

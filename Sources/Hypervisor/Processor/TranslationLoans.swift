@@ -115,16 +115,16 @@ extension Translation {
         emitter.byte(0)
         emitter.jump(if: 4, to: body)
         settle()
-        emitter.jump(to: common.exit)
+        emitter.jump(to: exit)
     }
 
     /// Where those who run the block again are sent when it has died or has another translation: to its start.
     mutating func emitReturnHome() {
         block.pointee.again = 0
         guard isRunAgain else { return }
-        block.pointee.again = UInt32(body - code)
-        block.pointee.home = UInt32(emitter.at - code)
+        block.pointee.again = UInt32(body - outer)
+        block.pointee.home = UInt32(emitter.at - outer)
         settle()
-        emitter.jump(to: code)
+        emitter.jump(to: inner)
     }
 }

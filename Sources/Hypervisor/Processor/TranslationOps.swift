@@ -27,14 +27,14 @@ extension Translation {
         case .jumpIf:
             restoreFlags(plan.liveIn)
             branch(
-                if: UInt8(truncatingIfNeeded: insn.pointee.opcode), to: relative(insn), count: index + 1)
+                if: UInt8(truncatingIfNeeded: insn.pointee.opcode), to: relative(insn))
         case .loop: emitLoop(insn, plan, index)
-        case .jump: leave(relative(insn), index + 1)
+        case .jump: leave(relative(insn))
         case .call: emitCall(insn, plan, index)
         case .callIndirect: emitCallIndirect(insn, plan, index)
         case .jumpIndirect:
             loadTarget(insn, plan)
-            leaveUnchecked(index + 1, stack: 0)
+            leaveUnchecked(stack: 0)
         case .callReturn: emitReturn(insn, plan, index)
         case .exchangeMemory: emitExchangeMemory(insn, plan)
         case .divide: emitDivide(insn, plan)

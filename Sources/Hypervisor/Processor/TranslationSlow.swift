@@ -9,9 +9,14 @@ extension Translation {
     /// Emits the ways out of the conditional branches from number `first` on.
     mutating func emitBranches(from first: Int) {
         for branch in branches[first...] {
-            emitter.aim(branch.jump, emitter.at)
             (isNative, isSaved, key) = (true, branch.isSaved, branch.key)
-            leave(branch.offset, branch.count)
+            if width != 2, loans.isEmpty, isInPage(branch.offset), isSaved || liveInto(branch.offset) == 0 {
+                // Nothing is to be done on the way.
+                link(branch.jump, branch.offset)
+                continue
+            }
+            emitter.aim(branch.jump, emitter.at)
+            leave(branch.offset)
         }
     }
 
@@ -58,8 +63,7 @@ extension Translation {
         }
     }
 
-    mutating func branch(if condition: UInt8, to offset: Int, count: Int) {
-        branches.append(
-            Branch(jump: emitter.jump(if: condition), offset: offset, count: count, isSaved: isSaved, key: key))
+    mutating func branch(if condition: UInt8, to offset: Int) {
+        branches.append(Branch(jump: emitter.jump(if: condition), offset: offset, isSaved: isSaved, key: key))
     }
 }

@@ -65,6 +65,7 @@ extension Translation {
             emitter.jump(if: 4, to: entry.1)
         }
         settle()
+        if lag != 0 { moveRIP(lag) }
         emitter.loadConstant(HostRegister.scratch, UInt64(UInt(bitPattern: block)))
         emitter.jump(to: common.interpret)
     }
@@ -90,6 +91,7 @@ extension Translation {
         emitter.call(common.loadX87)
         emitter.jump(if: 4, to: entry.1)
         settle()
+        if lag != 0 { moveRIP(lag) }
         emitter.loadConstant(HostRegister.scratch, UInt64(UInt(bitPattern: block)))
         emitter.jump(to: common.interpret)
     }

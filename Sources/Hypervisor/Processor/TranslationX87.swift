@@ -102,8 +102,10 @@ extension Translation {
 
     /// Notes this block as the one with the last x87 instruction.
     private mutating func noteX87Block() {
-        emitter.load(HostRegister.scratch, .state(StateOffset.rip))
-        emitter.store(HostRegister.scratch, .state(StateOffset.x87Block))
+        let scratch = HostRegister.scratch
+        emitter.load(scratch, .state(StateOffset.rip))
+        if lag != 0 { emitter.insn(0x8D, 8, scratch, .memory(scratch, lag)) }
+        emitter.store(scratch, .state(StateOffset.x87Block))
         if width != 8 { noteSelector(UInt8(segmentCS), StateOffset.x87Block) }
     }
 
@@ -124,6 +126,7 @@ extension Translation {
         let scratch = HostRegister.scratch
         emitter.load(scratch, .state(StateOffset.x87Block))
         emitter.insn(0x2B, 8, scratch, .state(StateOffset.rip))
+        emitter.insn(0x8D, 4, scratch, .memory(scratch, -lag))
         emitter.insn(0x89, 2, scratch, .state(StateOffset.x87Last))
         noteX87Block()
     }

@@ -19,7 +19,11 @@ struct Translator {
     static let trial: UInt32 = 1000
     static let trialMisses: UInt16 = 80
     static let usualMisses: UInt16 = 60000
-    /// Length of the look at the attention word that every block begins with; jumps forward enter behind it.
+    /// Length of the way out in front of a translation's entry, for who finds something to do within the page.
+    static let exitBytes = 17
+    /// Length of what makes RIP the page's address at the entry; jumps within a page enter behind it.
+    static let entryBytes = 12
+    /// Length of the look at the attention word that comes then; jumps forward within a page enter behind it.
     static let pollBytes = 18
     /// What the longest block may need of each part of the code cache.
     private static let reserve = (warm: 16 << 10, cold: 32 << 10)
@@ -124,9 +128,11 @@ struct Translator {
         let again = (block.pointee.again, block.pointee.home)
         translate(cpu, block)
         guard let new = block.pointee.native, new != old else { return }
-        Self.divert(old - common.executable, by: new - old)
-        Self.divert(old - common.executable + Self.pollBytes, by: new - old)
-        Self.sendHome(old - common.executable, again)
+        let writable = old - common.executable
+        Self.divert(writable, by: new - old)
+        Self.divert(writable + Self.entryBytes, by: new - old)
+        Self.divert(writable + Self.entryBytes + Self.pollBytes, by: new - old)
+        Self.sendHome(writable, again)
     }
 
     /// Sees to it that the host has memory for another block.
@@ -141,18 +147,20 @@ struct Translator {
 
     /// Gives a block native code if it can have any.
     mutating func translate(_ cpu: CPU, _ block: Block) {
-        guard Translation.width(block.pointee.mode_key) != nil, block.pointee.bytes > 0 else { return }
+        guard let width = Translation.width(block.pointee.mode_key), block.pointee.bytes > 0 else { return }
         if isFull {
             removeAll(cpu.engine)
             cpu.dropJumps()
         }
         makeReady()
+        // Real mode's IP says nothing of where in a page it is.
+        block.pointee.lag = width == 2 ? 0 : UInt32(truncatingIfNeeded: block.pointee.physical & 0xFFF)
         var translation = last.take() ?? Translation(common, cpu, block, at: next, cold: cold)
         translation.begin(block, at: next, cold: cold)
         let isDone = translation.run()
         defer { last = translation }
         guard isDone else { return }
-        let code = next
+        let code = next + Self.exitBytes
         next = translation.emitter.at
         cold = translation.cold
         for link in translation.links { links[link.key, default: []].append((link.place, link.skip)) }

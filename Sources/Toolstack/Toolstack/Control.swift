@@ -36,7 +36,6 @@ public struct ControlReply: Codable, Equatable, Sendable {
     public var cpuSeconds: Double?
     public var vcpus: [Processor]?
     public var memoryKiB: Int?
-    public var instructions: Double?
     public var vnc: Address?
     public var console: String?
     /// A virtual device and what it has done (back ends).

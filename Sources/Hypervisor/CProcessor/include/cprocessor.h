@@ -115,6 +115,7 @@ struct apus_block {
     apus_block *_Nullable main; ///< this one only stands, in the second page, for a block that begins in another
     void *_Nullable native; ///< entry of the translation
     uint32_t heat;          ///< executions left until the block is translated; 0: it never is
+    uint32_t lag;           ///< how far RIP in the vCPU is behind the block's first byte while its translation runs
     uint64_t plain;         ///< instructions that do without `near`, a bit each
     uint32_t trial;         ///< executions left until it is known which should
     uint32_t again;         ///< where its own loop comes back to, behind its translation's first byte; 0: to that
@@ -212,7 +213,6 @@ struct apus_vcpu {
 
     // Guest RAM as the engine sees it. A physical page `p` of RAM is at
     // `ram + page_offset`; see Memory.swift for the map.
-    uint64_t instructions;   ///< retired, for statistics
 
     const apus_insn *_Nullable native_insn; ///< where translated code left a block
     uint64_t native_target;    ///< of an indirect branch that is under way
