@@ -92,8 +92,6 @@ struct Translation {
     var slows: [Slow] = []
     var branches: [Branch] = []
     var strays: [Stray] = []
-    /// Of each instruction, the guest registers whose upper halves are zero before it, a bit each.
-    var short: [UInt16] = []
     /// Accesses that share a check, and which of them an instruction belongs to; see TranslationGroups.swift.
     var groups: [AccessGroup] = []
     var groupOf: [Int] = []
@@ -152,7 +150,6 @@ struct Translation {
         slows.removeAll(keepingCapacity: true)
         branches.removeAll(keepingCapacity: true)
         strays.removeAll(keepingCapacity: true)
-        short.removeAll(keepingCapacity: true)
         groups.removeAll(keepingCapacity: true)
         groupOf.removeAll(keepingCapacity: true)
         main.removeAll(keepingCapacity: true)
@@ -217,7 +214,6 @@ struct Translation {
         // A block on trial may not run often enough to be worth it.
         if block.pointee.trial == 0 {
             findGroups()
-            findShort()
             findLoans()
             borrow()
         }

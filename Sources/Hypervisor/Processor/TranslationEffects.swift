@@ -1,6 +1,6 @@
 // Which general registers an instruction changes, and which flags are alive behind a block.
 // Source: Intel SDM volume 2.
-// Modelled: constants added to a register; upper halves that are zero behind operations of 32 bits.
+// Modelled: constants added to a register.
 // Quirks: of what is not listed, every register may have changed.
 
 internal import CProcessor
@@ -57,33 +57,6 @@ extension Translation {
             return (2 | (form.reg == .general ? reg : 0) | (form.rm == .general ? rm : 0), nil)
         case .x87: return (1, nil)
         default: return (Self.everything, nil)
-        }
-    }
-
-    /// Fills `short`: an operation of 32 bits clears the upper half of its destination.
-    mutating func findShort() {
-        var known: UInt16 = 0
-        for index in 0..<count {
-            short.append(known)
-            let (insn, plan) = (insn(index), plans[index])
-            let changed = changes(index)
-            if let move = changed.1 { known &= ~(1 << UInt16(move.register)) }
-            guard changed.0 != 0 else { continue }
-            let size = insn.pointee.op_size
-            switch plan.form {
-            // Those of fewer bits leave the upper half alone; MUL and IMUL do not write their operand.
-            case .setIf: continue
-            case .single where plan.opcode & 0xFE == 0xF6 && plan.extensionCode >= 4:
-                known &= ~UInt16(truncatingIfNeeded: changed.0)
-            case .store, .single, .moveImmediate:
-                guard size >= 4 else { continue }
-                known &= ~UInt16(truncatingIfNeeded: changed.0)
-                if size == 4, insn.pointee.mem == 0 { known |= 1 << UInt16(insn.pointee.rm & 15) }
-            case .load where size == 4 && plan.opcode != 0x1BC && plan.opcode != 0x1BD,
-                .loadAddress where size == 4:
-                known |= 1 << UInt16(insn.pointee.reg & 15)
-            default: known &= ~UInt16(truncatingIfNeeded: changed.0)
-            }
         }
     }
 

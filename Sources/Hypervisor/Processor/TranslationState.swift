@@ -167,13 +167,9 @@ extension Translation {
     /// The host register that holds a guest register now: `spare` if none does always.
     mutating func guest(_ register: UInt8, _ spare: UInt8) -> UInt8 {
         if let host = pinned(register) { return host }
-        // What was stored in 32 bits, and is soon loaded in 64, waits for the store to be done.
-        emitter.insn(0x8B, isShort(register) ? 4 : 8, spare, .state(Int32(register) * 8))
+        emitter.load(spare, .state(Int32(register) * 8))
         return spare
     }
-
-    /// The upper half of a register is known to be zero before the instruction.
-    func isShort(_ register: UInt8) -> Bool { !short.isEmpty && short[index] & 1 << UInt16(register) != 0 }
 
     /// Puts back what `guest` gave, if it was only lent.
     mutating func giveBack(_ register: UInt8, _ host: UInt8) {
