@@ -142,12 +142,16 @@ final class Domain {
     func viewer() throws -> VNCClient { try VNCClient(port: vncPort) }
 
     /// Presses a key again and again until the screen shows `words`: prompts that wait only for seconds.
-    func press(_ keysym: UInt32, control: Bool = false, until words: String, within seconds: Int = 120) throws {
+    func press(
+        _ keysym: UInt32, control: Bool = false, then other: UInt32? = nil, until words: String,
+        within seconds: Int = 120
+    ) throws {
         let end = Date().addingTimeInterval(Double(seconds))
         while Date() < end {
             let viewer = try viewer()
             // Looking takes longer than some wait for a key; with Control it types nothing, so it may come again and again.
             for _ in 0..<(control ? 16 : 1) { try viewer.key(keysym, control: control) }
+            if let other { try viewer.key(other) }
             usleep(700_000)
             try viewer.refresh()
             if try recognise(viewer).contains(words) { return }
