@@ -55,9 +55,10 @@ struct AddressSpaces {
     private let owners: UnsafeMutablePointer<Int>
     private static let filters = 8
     private static let filterWords = 128
-    /// Huge pages of the host that guest memory was found in, hashed: so each is asked for once.
+    /// Huge pages of the host that walks led into, hashed: number, and from bit 0 how many walks more make it wanted.
     private let touched: UnsafeMutablePointer<UInt64>
     private static let touchedSlots = 4096
+    private static let wanted: UInt64 = 256
     /// A page that empty slots in front of the TLB lead to.
     let nowhere: UnsafeMutableRawPointer
     /// A supervisor has run code from a page that is not global.
@@ -151,13 +152,18 @@ struct AddressSpaces {
 
     // MARK: The host's pages
 
-    /// The guest uses the page at `host`, in a region of its memory: the host is to give the first who comes a huge one, which
-    /// takes it as long as a few small ones, and few entries of its TLB do from then on.
+    /// A walk led to the page at `host`, in a region of the guest's memory. Where many do, the host is to give a huge page, once:
+    /// then few entries of its TLB do. A busy host takes milliseconds for one, so not for memory that is hardly used.
     @inline(__always) func touch(_ host: UnsafeMutableRawPointer, _ region: UnsafeMutablePointer<PhysicalRegion>) {
         let number = UInt64(UInt(bitPattern: host)) &>> 21
         let slot = touched + Int(truncatingIfNeeded: number) & (Self.touchedSlots - 1)
-        if slot.pointee == number { return }
-        slot.pointee = number
+        guard slot.pointee &>> 16 == number else {
+            slot.pointee = number &<< 16 | Self.wanted
+            return
+        }
+        if slot.pointee & 0xFFFF == 0 { return }
+        slot.pointee &-= 1
+        if slot.pointee & 0xFFFF != 0 { return }
         apus_huge_touch(host, region.pointee.host, Int(truncatingIfNeeded: region.pointee.bytes))
     }
 
