@@ -263,11 +263,16 @@ struct Translation {
         moveRIP(-lag)
         inner = emitter.at
         assert(inner == outer + Translator.entryBytes)
+        compareAttention()
+        emitter.jump(if: 5, to: exit)
+        assert(emitter.at == inner + Translator.pollBytes)
+    }
+
+    /// Has the zero flag tell whether nobody calls.
+    mutating func compareAttention() {
         emitter.load(HostRegister.scratch, .state(StateOffset.attention))
         emitter.insn(0x83, 4, 7, .memory(HostRegister.scratch, 0))
         emitter.byte(0)
-        emitter.jump(if: 5, to: exit)
-        assert(emitter.at == inner + Translator.pollBytes)
     }
 
     /// Emits the instructions from `start` up to `end`.
@@ -309,7 +314,7 @@ struct Translation {
         if slow.number > 1 {
             emitStackRun(index, slow.number)
         } else {
-            emitInstruction(insn(index), plans[index], index)
+            emitInstruction(insn(index), plans[index])
         }
         if plans[index].changesFlags { (isNative, isSaved) = (true, false) }
         let hasMissed = misses.last.map { $0.index == index && $0.isApart == isApart && !$0.leads } ?? false

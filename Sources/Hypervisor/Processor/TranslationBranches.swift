@@ -91,7 +91,7 @@ extension Translation {
     }
 
     /// LOOP and JECXZ, whose counter is as wide as addresses.
-    mutating func emitLoop(_ insn: Insn, _ plan: NativePlan, _ index: Int) {
+    mutating func emitLoop(_ insn: Insn, _ plan: NativePlan) {
         let size = insn.pointee.addr_size
         clobberFlags(plan)
         isSaved = true
@@ -112,7 +112,7 @@ extension Translation {
         moveStack(-Int32(width))
     }
 
-    mutating func emitCall(_ insn: Insn, _ plan: NativePlan, _ index: Int) {
+    mutating func emitCall(_ insn: Insn, _ plan: NativePlan) {
         pushReturn(insn, stackPlace(-Int32(width), width, write: true, plan))
         leave(relative(insn))
     }
@@ -141,7 +141,7 @@ extension Translation {
         giveUp(if: 5)
     }
 
-    mutating func emitCallIndirect(_ insn: Insn, _ plan: NativePlan, _ index: Int) {
+    mutating func emitCallIndirect(_ insn: Insn, _ plan: NativePlan) {
         loadTarget(insn, plan)
         checkTarget()
         emitter.store(HostRegister.address, .state(StateOffset.target))
@@ -154,7 +154,7 @@ extension Translation {
         dispatch()
     }
 
-    mutating func emitReturn(_ insn: Insn, _ plan: NativePlan, _ index: Int) {
+    mutating func emitReturn(_ insn: Insn, _ plan: NativePlan) {
         let place = stackPlace(0, width, write: false, plan)
         clobberFlags(plan)
         loadWord(HostRegister.address, place)

@@ -110,9 +110,7 @@ extension Translation {
     /// Runs the block once more with what it has borrowed, unless somebody calls.
     mutating func runAgain() {
         isRunAgain = true
-        emitter.load(HostRegister.scratch, .state(StateOffset.attention))
-        emitter.insn(0x83, 4, 7, .memory(HostRegister.scratch, 0))
-        emitter.byte(0)
+        compareAttention()
         emitter.jump(if: 4, to: body)
         settle()
         emitter.jump(to: exit)

@@ -6,7 +6,7 @@
 internal import CProcessor
 
 extension Translation {
-    mutating func emitInstruction(_ insn: Insn, _ plan: NativePlan, _ index: Int) {
+    mutating func emitInstruction(_ insn: Insn, _ plan: NativePlan) {
         emitter.hasHighBytes = false
         if plan.hasHighBytes { return emitHighBytes(insn, plan) }
         switch plan.form {
@@ -26,16 +26,15 @@ extension Translation {
         case .leave: emitLeave(plan)
         case .jumpIf:
             restoreFlags(plan.liveIn)
-            branch(
-                if: UInt8(truncatingIfNeeded: insn.pointee.opcode), to: relative(insn))
-        case .loop: emitLoop(insn, plan, index)
+            branch(if: UInt8(truncatingIfNeeded: insn.pointee.opcode), to: relative(insn))
+        case .loop: emitLoop(insn, plan)
         case .jump: leave(relative(insn))
-        case .call: emitCall(insn, plan, index)
-        case .callIndirect: emitCallIndirect(insn, plan, index)
+        case .call: emitCall(insn, plan)
+        case .callIndirect: emitCallIndirect(insn, plan)
         case .jumpIndirect:
             loadTarget(insn, plan)
             leaveUnchecked(stack: 0)
-        case .callReturn: emitReturn(insn, plan, index)
+        case .callReturn: emitReturn(insn, plan)
         case .exchangeMemory: emitExchangeMemory(insn, plan)
         case .divide: emitDivide(insn, plan)
         case .doubleShift: emitDoubleShift(insn, plan)
