@@ -13,11 +13,11 @@ import Testing
 @testable import NetBackend
 
 @Suite("Back ends survive everything", .serialized) struct BackendFuzzTests {
-    @Test(arguments: [true, false]) func blkback(persistent: Bool) throws {
-        try fuzz(persistent ? "blkback-persistent" : "blkback") { random in
+    @Test func blkback() throws {
+        try fuzz("blkback") { random in
             let abi: BlockABI = random.once(in: 2) ? .x86_64 : .x86_32
             let medium = MemoryMedium(sectors: 512, readOnly: random.once(in: 5))
-            let bench = try BlockBench(medium, abi: abi, persistent: persistent, ringPages: random.number(1...3))
+            let bench = try BlockBench(medium, abi: abi, ringPages: random.number(1...3))
             medium.isQuick = random.once(in: 4)
             medium.backwards = random.once(in: 2)
             for _ in 0..<60 {

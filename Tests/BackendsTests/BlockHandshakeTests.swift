@@ -30,14 +30,14 @@ import XenStoreClient
 
     @Test func `parameters of one queue and of several`() throws {
         let single = try BlockParameters(BlockLimits()) { ["ring-ref": "8", "event-channel": "15"][$0] }
-        #expect(single.abi == .x86_64 && !single.persistent && single.queues == [.init(ring: [8], port: 15)])
+        #expect(single.abi == .x86_64 && single.queues == [.init(ring: [8], port: 15)])
         let nodes = [
-            "protocol": "x86_32-abi", "feature-persistent": "1", "multi-queue-num-queues": "2", "ring-page-order": "1",
+            "protocol": "x86_32-abi", "multi-queue-num-queues": "2", "ring-page-order": "1",
             "queue-0/ring-ref0": "1", "queue-0/ring-ref1": "2", "queue-0/event-channel": "3",
             "queue-1/ring-ref0": "4", "queue-1/ring-ref1": "5", "queue-1/event-channel": "6",
         ]
         let several = try BlockParameters(BlockLimits()) { nodes[$0] }
-        #expect(several.abi == .x86_32 && several.persistent)
+        #expect(several.abi == .x86_32)
         #expect(several.queues == [.init(ring: [1, 2], port: 3), .init(ring: [4, 5], port: 6)])
     }
 
@@ -164,9 +164,10 @@ final class BackendBench {
         #expect(try bench.node("info") == "7" && bench.node("feature-discard") == nil)
     }
 
-    @Test func `pages are given back where no persistent grants were offered, whatever the front end could`() throws {
-        let bench = try BackendBench(MemoryMedium(sectors: 64), isPlain: true)
-        #expect(try bench.node("feature-persistent") == nil)
+    @Test(arguments: [false, true])
+    func `pages are given back with the response, even to a front end that could leave them`(isPlain: Bool) throws {
+        let bench = try BackendBench(MemoryMedium(sectors: 64), isPlain: isPlain)
+        #expect(try bench.node("feature-persistent") == (isPlain ? nil : "0"))
         try bench.set("feature-persistent", "1")
         try bench.connect()
         let front = FakeFrontRing(bench.domain, frames: [50], slotBytes: 112)

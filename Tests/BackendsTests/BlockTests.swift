@@ -19,8 +19,7 @@ final class BlockBench {
 
     /// Grants 100... are frames 100..., writable; 300... the same frames, read-only.
     init(
-        _ medium: MemoryMedium = MemoryMedium(sectors: 4096), abi: BlockABI = .x86_64, persistent: Bool = false,
-        ringPages: Int = 1
+        _ medium: MemoryMedium = MemoryMedium(sectors: 4096), abi: BlockABI = .x86_64, ringPages: Int = 1
     ) throws {
         let domain = try FakeDomain()
         (self.domain, self.medium) = (domain, medium)
@@ -33,7 +32,7 @@ final class BlockBench {
         let pages = try (0..<ringPages).map { try domain.grants.map(UInt32(8 + $0), .readWrite) }
         front = FakeFrontRing(domain, frames: frames, slotBytes: abi.slotBytes)
         queue = BlockQueue(ring: try BackRing(pages: pages, slotBytes: abi.slotBytes), port: port, abi: abi)
-        engine = BlockEngine(medium: medium, grants: domain.grants, queues: [queue], persistent: persistent)
+        engine = BlockEngine(medium: medium, grants: domain.grants, queues: [queue])
         make = RequestBytes(abi: abi)
         engine.onFault = { [unowned self] in fault = $0 }
     }
@@ -200,27 +199,6 @@ extension BlockEngine {
         #expect(bench.run(make.discard(id: 5, sector: 8, count: 16)) == [[5, -2]])
     }
 
-    @Test func `persistent grants stay mapped, up to a limit`() throws {
-        let bench = try BlockBench(persistent: true)
-        #expect(bench.run(bench.make.transfer(1, id: 1, sector: 0, [(100, 0, 7)])) == [[1, 0]])
-        #expect(bench.domain.isMarked(100) && bench.domain.grants.count == 2)
-        #expect(bench.run(bench.make.transfer(0, id: 2, sector: 0, [(100, 0, 7), (100, 0, 7)])) == [[2, 0]])
-        #expect(bench.domain.grants.count == 2)
-        #expect(bench.run(bench.make.transfer(1, id: 3, sector: 0, [(300, 0, 7)])) == [[3, -1]])
-        bench.engine.stop()
-        #expect(!bench.domain.isMarked(100) && !bench.domain.isMarked(8) && bench.domain.grants.count == 0)
-
-        let cache = PersistentGrants(bench.domain.grants, limit: 4)
-        let held = try cache.take(100)
-        for reference in UInt32(101)..<130 { cache.giveBack(try cache.take(reference)) }
-        #expect(cache.count == 4 && bench.domain.isMarked(100) && !bench.domain.isMarked(101))
-        let others = try (UInt32(130)..<140).map { (reference) in try cache.take(reference) }
-        #expect(cache.count == 4 && bench.domain.grants.count == 11)
-        for page in others + [held] { cache.giveBack(page) }
-        cache.releaseAll()
-        #expect(bench.domain.grants.count == 0)
-    }
-
     @Test func `a full ring is served within the medium's depth`() throws {
         let bench = try BlockBench(ringPages: 8)
         #expect(bench.front.slots == 256)
@@ -290,8 +268,7 @@ extension BlockEngine {
         let ring = try BackRing(pages: [try domain.grants.map(8, .readWrite)], slotBytes: 112)
         let port = FakePort()
         let engine = BlockEngine(
-            medium: image, grants: domain.grants, queues: [BlockQueue(ring: ring, port: port, abi: .x86_64)],
-            persistent: false)
+            medium: image, grants: domain.grants, queues: [BlockQueue(ring: ring, port: port, abi: .x86_64)])
         let make = RequestBytes()
         func run(_ request: [UInt8]) -> Int {
             front.put(request)

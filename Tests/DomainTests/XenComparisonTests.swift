@@ -8,11 +8,11 @@ import Testing
 
 extension Guests {
     @Suite("Guests beside Xen's", .serialized) struct XenComparisonTests {
-        /// Nodes whose values are the host's or the start's.
+        /// Nodes whose values are the host's or the start's, and persistent grants, which are not offered here.
         static let varying = [
             "/frontend-id$", "/params$", "/physical-device-path$", "/sectors$", "/ring-ref$", "/tty$", "/domid$",
             "/name$", "/start_time$", "^/local/domain/0/memory/", "/event-channel$", "^/libxl/N/type$",
-            "^/tool/xenstored$", "/multi-queue-max-queues$",
+            "^/tool/xenstored$", "/multi-queue-max-queues$", "^/local/domain/0/.*/feature-persistent$",
         ]
         /// What Xen has and this guest has not: interfaces, loop devices, a Linux as Domain-0, a PV kernel.
         static let absent = [

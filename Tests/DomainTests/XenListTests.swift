@@ -92,7 +92,9 @@ extension Guests {
                         guard let said = line.firstMatch(of: /^\[ *[0-9]+\.[0-9]+\] (.*)$/)?.output.1 else {
                             return nil
                         }
-                        return said.replacing(/0x[0-9a-f]+|\b[0-9a-f]{8,}\b|[0-9]+(\.[0-9]+)?/, with: "N")
+                        // Persistent grants, for which blkfront copies through buffers, are not offered here.
+                        return said.replacing(/(persistent grants|bounce buffer): [a-z]+;?/, with: "")
+                            .replacing(/0x[0-9a-f]+|\b[0-9a-f]{8,}\b|[0-9]+(\.[0-9]+)?/, with: "N")
                             .trimmingCharacters(in: .whitespaces)
                     }.filter { line in
                         !Self.ofTheirOwn.contains { line.range(of: $0, options: .regularExpression) != nil }

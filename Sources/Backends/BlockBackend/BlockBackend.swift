@@ -3,6 +3,7 @@
 // Modelled: disks and CD-ROMs, read-only media, resizing while connected, reconnecting, removal.
 // Not modelled: secure discard, sectors larger than 512 bytes (the protocol's larger ones are rarely understood).
 // Quirks: features are written before InitWait, where the protocol wants them; Linux's front end reads them later.
+// Persistent grants are not offered: to map a page costs nothing here, while their guests copy all data in and out.
 internal import CXen
 public import Images
 public import Rings
@@ -102,7 +103,7 @@ public final class BlockBackend {
         var features = [
             // What is only read has no cache to write back.
             ("feature-flush-cache", medium.isReadOnly ? "0" : "1"), ("feature-barrier", medium.isReadOnly ? "0" : "1"),
-            ("feature-persistent", "1"),
+            ("feature-persistent", "0"),
             ("feature-max-indirect-segments", "\(BlockEngine.indirectSegments)"),
             ("max-ring-page-order", "\(description.limits.ringPageOrder)"),
             ("multi-queue-max-queues", "\(description.limits.queues)"),
@@ -132,9 +133,7 @@ public final class BlockBackend {
             for queue in queues { queue.port.close() }
             throw error
         }
-        // Linux's front end says that it could, offered or not, and then waits for each page to be given back.
-        let persistent = parameters.persistent && !description.isPlain
-        let engine = BlockEngine(medium: medium, grants: grants, queues: queues, persistent: persistent)
+        let engine = BlockEngine(medium: medium, grants: grants, queues: queues)
         engine.sectors = sectors
         engine.allowsDiscard = allowsDiscard
         engine.onWork = { [weak self] in self?.onWork() }

@@ -53,7 +53,6 @@ final class BlockEngine {
 
     let medium: any BlockStore
     private let grants: GrantMap
-    private let persistent: PersistentGrants?
     private let queues: [BlockQueue]
     /// Sectors of the medium.
     var sectors: UInt64
@@ -71,9 +70,8 @@ final class BlockEngine {
     /// A barrier and what it does once all before it is done; nothing is taken meanwhile.
     private var barrier: (() -> Void)?
 
-    init(medium: any BlockStore, grants: GrantMap, queues: [BlockQueue], persistent: Bool) {
+    init(medium: any BlockStore, grants: GrantMap, queues: [BlockQueue]) {
         (self.medium, self.grants, self.queues) = (medium, grants, queues)
-        self.persistent = persistent ? PersistentGrants(grants) : nil
         sectors = medium.size / UInt64(Self.sectorBytes)
     }
 
@@ -111,7 +109,6 @@ final class BlockEngine {
     func stop() {
         isStopped = true
         while underWay > 0 { medium.drain() }
-        persistent?.releaseAll()
         for queue in queues {
             queue.port.close()
             queue.ring.release()
@@ -164,7 +161,7 @@ final class BlockEngine {
             guard let page = map(reference, .readOnly) else { return nil }
             let part = min(count * BlockSegment.bytes - bytes.count, DomainMemory.pageSize)
             unsafe bytes += UnsafeRawBufferPointer(start: page.base, count: part)
-            giveBack(page)
+            page.release()
         }
         return (0..<count).map { BlockSegment(bytes.dropFirst($0 * BlockSegment.bytes)) }
     }
@@ -263,7 +260,7 @@ final class BlockEngine {
         // The guest takes its pages back when it sees the response.
         for page in job.pages {
             if job.writesPages { page.noteWritten() }
-            giveBack(page)
+            page.release()
         }
         job.pages = []
         underWay -= 1
@@ -278,12 +275,7 @@ final class BlockEngine {
     }
 
     private func map(_ reference: UInt32, _ access: GrantAccess) -> GrantedPage? {
-        if let persistent { return try? persistent.take(reference) }
-        return try? grants.map(reference, access)
-    }
-
-    private func giveBack(_ page: GrantedPage) {
-        if let persistent { persistent.giveBack(page) } else { page.release() }
+        try? grants.map(reference, access)
     }
 
     private static func status(_ code: Int32) -> BlockStatus {

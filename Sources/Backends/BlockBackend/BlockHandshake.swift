@@ -21,7 +21,6 @@ struct BlockParameters: Equatable {
         var port: UInt32
     }
     var abi = BlockABI.x86_64
-    var persistent = false
     var queues: [Queue] = []
 
     /// `read` gives the value of a node below the front end's directory.
@@ -30,7 +29,6 @@ struct BlockParameters: Equatable {
             guard let known = BlockABI(rawValue: name) else { throw ParameterFault("unknown protocol \(name)") }
             abi = known
         }
-        persistent = read("feature-persistent") == "1"
         let count = try Self.number("multi-queue-num-queues", read) ?? 1
         guard count > 0, count <= limits.queues else {
             throw ParameterFault("\(count) queues requested, at most \(limits.queues) are offered")
