@@ -39,7 +39,7 @@ private struct Outcome: Equatable {
     }
 
     /// Runs a program both ways; the registers behind it.
-    @discardableResult private func agree(
+    @discardableResult func agree(
         _ program: [UInt8], _ pieces: [UInt64: [UInt8]] = [:], bits: Int = 64,
         _ location: SourceLocation = #_sourceLocation
     ) -> [UInt64] {

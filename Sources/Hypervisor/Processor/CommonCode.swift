@@ -143,6 +143,8 @@ extension Translator {
         loadGuest(&emitter)
         emitter.byte(0xC3)
         emitter.aim(out, emitter.at)
+        // The host's prediction of returns forgets the call of this.
+        emitter.bytes(0x4C, 0x8D, 0x1D, 3, 0, 0, 0, 0x41, 0x53, 0xC3)  // lea r11, [rip + 3]; push r11; ret
         popSaved(&emitter)
     }
 
@@ -211,11 +213,16 @@ extension Translator {
 
     /// Goes on by the entry that r11 leads to, if mode and address space are the same.
     static func emitFollow(_ emitter: inout Emitter, exit: UnsafeMutablePointer<UInt8>) {
+        emitCompareKey(&emitter, exit: exit)
+        emitter.bytes(0x42, 0xFF, 0xA4, 0x1C)  // jmp [rsp + r11 + native]
+        emitter.long(StateOffset.jumps + 24)
+    }
+
+    /// Leaves unless mode and address space of the entry that r11 leads to are the same.
+    static func emitCompareKey(_ emitter: inout Emitter, exit: UnsafeMutablePointer<UInt8>) {
         emitter.load(HostRegister.address, .state(StateOffset.modeKey))
         emitter.bytes(0x4E, 0x39, 0x94, 0x1C)  // cmp [rsp + r11 + key], r10
         emitter.long(StateOffset.jumps + 8)
         emitter.jump(if: 5, to: exit)
-        emitter.bytes(0x42, 0xFF, 0xA4, 0x1C)  // jmp [rsp + r11 + native]
-        emitter.long(StateOffset.jumps + 24)
     }
 }

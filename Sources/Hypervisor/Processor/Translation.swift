@@ -119,6 +119,9 @@ struct Translation {
     var links: [(place: UnsafeMutablePointer<UInt8>, key: BlockKey, skip: Int)] = []
     /// Those of them whose block has no translation yet, and how far RIP moves on the way.
     var unlinked: [(place: UnsafeMutablePointer<UInt8>, move: Int32)] = []
+    /// Calls within the page, and calls whose return has no translation yet; see TranslationReturns.swift.
+    var nearCalls: [(place: UnsafeMutablePointer<UInt8>, offset: Int)] = []
+    var unreturned: [UnsafeMutablePointer<UInt8>] = []
 
     init(
         _ common: CommonCode, _ cpu: CPU, _ block: Block, at code: UnsafeMutablePointer<UInt8>,
@@ -160,6 +163,8 @@ struct Translation {
         crossings.removeAll(keepingCapacity: true)
         links.removeAll(keepingCapacity: true)
         unlinked.removeAll(keepingCapacity: true)
+        nearCalls.removeAll(keepingCapacity: true)
+        unreturned.removeAll(keepingCapacity: true)
     }
 
     /// The mode that a block runs in, and the TLB set for it.
@@ -234,8 +239,10 @@ struct Translation {
         emitStrays()
         emitOverruns()
         emitSlow()
+        emitNearCalls()
         emitUnlinked()
         emitCrossings()
+        emitUnreturned()
         emitReturnHome()
         if let trial {
             emitter.aim(trial.jump, emitter.at)
@@ -259,6 +266,7 @@ struct Translation {
     private mutating func emitEntry() {
         moveRIP(lag)
         emitter.jump(to: common.exit)
+        Translator.emitLanding(&emitter)
         assert(emitter.at == outer)
         moveRIP(-lag)
         inner = emitter.at

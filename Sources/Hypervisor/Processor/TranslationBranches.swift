@@ -114,7 +114,7 @@ extension Translation {
 
     mutating func emitCall(_ insn: Insn, _ plan: NativePlan) {
         pushReturn(insn, stackPlace(-Int32(width), width, write: true, plan))
-        leave(relative(insn))
+        leave(relative(insn), returning: returning(insn))
     }
 
     /// The target of an indirect branch in r10; flags are saved.
@@ -151,7 +151,7 @@ extension Translation {
         emitter.load(HostRegister.address, .state(StateOffset.target))
         emitter.store(HostRegister.address, .state(StateOffset.rip))
         settle()
-        dispatch()
+        dispatch(returning: returning(insn))
     }
 
     mutating func emitReturn(_ insn: Insn, _ plan: NativePlan) {

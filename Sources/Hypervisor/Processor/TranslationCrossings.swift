@@ -10,21 +10,24 @@ extension Translation {
     /// A direct branch to another page.
     struct Crossing {
         /// What binds it: `disp` is how many misses it may have till then, `imm` how many it gets the next time, `extra` is
-        /// its code, and the number and the displacement in it lie at `start` and `next`.
+        /// its code, and the number and the displacement in it lie at `start` and `next`; `rm` is how far before its target's
+        /// entry it goes.
         let insn: UnsafeMutablePointer<apus_insn>
         /// Where its guard gives up.
         let jumps: (UnsafeMutablePointer<UInt8>, UnsafeMutablePointer<UInt8>)
+        /// Where it returns to, if it is a call.
+        let returning: Int?
     }
 
     private static let missesOffset = Int32(MemoryLayout<apus_insn>.offset(of: \.disp) ?? 0)
 
     /// Goes on at `rip`, in another page; flags are saved. 32-bit code, and blocks that may not run often, ask the jump
     /// cache.
-    mutating func leavePage() {
+    mutating func leavePage(returning: Int? = nil) {
         guard width == 8, block.pointee.trial == 0, crossingCount < Translator.crossings else {
             emitter.insn(0x8B, registerWidth, HostRegister.address, .state(StateOffset.rip))
             if width == 4 { emitter.store(HostRegister.address, .state(StateOffset.rip)) }
-            return dispatch()
+            return dispatch(returning: returning)
         }
         let insn = common.crossings + crossingCount
         crossingCount += 1
@@ -37,7 +40,8 @@ extension Translation {
         emitter.long(0)
         let number = emitter.at - 4
         let stale = emitter.jump(if: 5)
-        let way = emitter.jump()
+        let way = returning == nil ? emitter.jump() : emitCallee()
+        if let returning { call(returning: returning) }
         insn.pointee = .empty
         insn.pointee.handler = { cpu, insn in
             cpu.bindCrossing(insn)
@@ -48,7 +52,8 @@ extension Translation {
         insn.pointee.extra = UnsafeMutableRawPointer(code)
         insn.pointee.start = UInt16(truncatingIfNeeded: number - code)
         insn.pointee.next = UInt16(truncatingIfNeeded: way - code)
-        crossings.append(Crossing(insn: insn, jumps: (elsewhere, stale)))
+        insn.pointee.rm = UInt8(returning == nil ? 0 : Translator.landingBytes)
+        crossings.append(Crossing(insn: insn, jumps: (elsewhere, stale), returning: returning))
     }
 
     /// Emits the ways of branches that miss their guards.
@@ -65,7 +70,7 @@ extension Translation {
             emitter.call(common.handlers)
             emitter.aim(few, emitter.at)
             emitter.load(HostRegister.address, .state(StateOffset.rip))
-            Translator.emitDispatch(&emitter, exit: common.exit)
+            dispatch(returning: crossing.returning)
         }
     }
 }
@@ -85,7 +90,7 @@ extension Translator {
         guard let native, let code = insn.pointee.extra else { return }
         insn.pointee.imm = min(insn.pointee.imm &* 2, Translator.mostCrossingMisses)
         let way = code + Int(insn.pointee.next)
-        let distance = native - common.executable - (way + 4)
+        let distance = native - common.executable - Int(insn.pointee.rm) - (way + 4)
         code.storeBytes(of: rip, toByteOffset: 2, as: UInt64.self)
         code.storeBytes(of: number, toByteOffset: Int(insn.pointee.start), as: UInt32.self)
         way.storeBytes(of: Int32(truncatingIfNeeded: distance), as: Int32.self)

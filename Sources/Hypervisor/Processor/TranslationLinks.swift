@@ -14,15 +14,20 @@ extension Translation {
         emitter.long(bytes)
     }
 
-    /// Goes on at `offset` from the block's first byte; the host's flags are the guest's or saved.
-    mutating func leave(_ offset: Int) {
+    /// Goes on at `offset` from the block's first byte; the host's flags are the guest's or saved. `returning`: where a call
+    /// returns to.
+    mutating func leave(_ offset: Int, returning: Int? = nil) {
         let live = liveInto(offset)
         if live != 0 { saveFlags(live) }
         guard isInPage(offset) else {
             settle()
             moveRIP(Int32(truncatingIfNeeded: offset) + lag)
             if width == 2 { checkPointer(isBranch: offset != Int(block.pointee.bytes)) }
-            return leavePage()
+            return leavePage(returning: returning)
+        }
+        if let returning {
+            settle()
+            return callNear(offset, returning: returning)
         }
         if isAgain(offset), !loans.isEmpty { return runAgain() }
         settle()
@@ -68,16 +73,17 @@ extension Translation {
     }
 
     /// The same before anything of the branch is done, with a target in r10 that may not be canonical: then the jump
-    /// cache does not have it, and its handler raises the exception. `stack`: how far the stack pointer moves.
-    mutating func leaveUnchecked(stack: Int32) {
+    /// cache does not have it, and its handler raises the exception. `stack`: how far the stack pointer moves; nil: a jump.
+    mutating func leaveUnchecked(stack: Int32?) {
         guard width == 8 else {
-            commit(stack)
+            commit(stack ?? 0)
             return dispatch()
         }
         let jump = Translator.emitSearch(&emitter)
-        strays.append(Stray(jump: jump, index: index, stack: stack, isApart: isApart))
+        strays.append(Stray(jump: jump, index: index, stack: stack ?? 0, isApart: isApart))
         slow.isNeeded = true
-        commit(stack)
+        commit(stack ?? 0)
+        if stack != nil, predictsReturns { return followReturn() }
         Translator.emitFollow(&emitter, exit: common.exit)
     }
 
@@ -104,7 +110,8 @@ extension Translation {
     }
 
     /// Goes on by the jump cache, which knows code by its linear address.
-    mutating func dispatch() {
+    mutating func dispatch(returning: Int? = nil) {
+        if let returning { return dispatchCall(returning: returning) }
         if width == 2 {
             emitter.insn(0x03, 4, HostRegister.address, .state(StateOffset.segmentBase(UInt8(segmentCS))))
         }

@@ -33,7 +33,7 @@ extension Translation {
         case .callIndirect: emitCallIndirect(insn, plan)
         case .jumpIndirect:
             loadTarget(insn, plan)
-            leaveUnchecked(stack: 0)
+            leaveUnchecked(stack: nil)
         case .callReturn: emitReturn(insn, plan)
         case .exchangeMemory: emitExchangeMemory(insn, plan)
         case .divide: emitDivide(insn, plan)

@@ -19,8 +19,12 @@ struct Translator {
     static let trial: UInt32 = 1000
     static let trialMisses: UInt16 = 80
     static let usualMisses: UInt16 = 60000
-    /// Length of the way out in front of a translation's entry, for who finds something to do within the page.
-    static let exitBytes = 17
+    /// Length of what lies in front of a translation's entry: the way out, for who finds something to do within the page,
+    /// and `landingBytes`.
+    static let exitBytes = 17 + landingBytes
+    /// How far before the entry calls of the block enter; and calls that return to it are made; see TranslationReturns.swift.
+    static let landingBytes = 10
+    static let callBytes = 3
     /// Length of what makes RIP the page's address at the entry; jumps within a page enter behind it.
     static let entryBytes = 12
     /// Length of the look at the attention word that comes then; jumps forward within a page enter behind it.
@@ -63,6 +67,7 @@ struct Translator {
         var emitter = Emitter(at: writable)
         let entry = emitter.at
         Self.emitEntry(&emitter)
+        Self.emitLanding(&emitter)
         let exit = emitter.at
         Self.emitExit(&emitter)
         let handlers = emitter.at
