@@ -318,7 +318,7 @@ struct Translation {
     /// Emits the instruction, or several that share an access to memory; how many.
     private mutating func emit(_ index: Int) -> Int {
         slow = Slow(index: index, isApart: isApart, jumps: (nil, nil, nil))
-        slow.number = stackRun(index)
+        slow.number = isApart ? 1 : stackRun(index)
         if slow.number > 1 {
             emitStackRun(index, slow.number)
         } else {

@@ -67,7 +67,8 @@ extension Translation {
                             leader: index, last: index, base: access.base, low: access.low,
                             high: access.low + Int32(access.bytes), writes: access.writes))
                 }
-                members[open[base]] += 1
+                // A run across the end of a page goes on one by one.
+                members[open[base]] += number
                 groupOf[index] = open[base]
             } else if insn(index).pointee.mem != 0, plans[index].form != .loadAddress {
                 // It may change what the slot of its base register holds.
