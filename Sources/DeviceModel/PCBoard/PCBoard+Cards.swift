@@ -69,9 +69,18 @@ extension PCBoard {
         let slots = zip(["ide0", "ide1"], channels).map { board.attachUnmapped($0, $1) }
         let card = PIIX3IDE(primary: primary, secondary: secondary)
         var decoded = [false, false]
+        var ports: UInt16 = 0
+        for (index, channel) in channels.enumerated() {
+            channel.show = { [pages] registers in
+                let resting = decoded[index] ? registers.map { RestingChannel($0, ports, index) } : nil
+                pages.show(index, resting)
+            }
+        }
         follow = { [board] config in
             for register in PIIX3IDE.configuration { card.writeConfiguration(config.byte(register), register) }
+            ports = config.command.contains(.io) ? config.word(0x20) & 0xFFF0 : 0
             for channel in 0...1 {
+                defer { channels[channel].settle() }
                 let decodes = config.command.contains(.io) && card.isDecoding(channel)
                 guard decodes != decoded[channel] else { continue }
                 decoded[channel] = decodes
@@ -87,5 +96,15 @@ extension PCBoard {
         pci.attach("ide-function", function, device: 1, function: 1, on: board)
         function.connect([PIIX3.busMasterBase(board.attachUnmapped("ide", card), region: 0)])
         return channels
+    }
+}
+
+extension RestingChannel {
+    /// `ports`: where the bus masters are, or 0.
+    fileprivate init(_ registers: RestingRegisters, _ ports: UInt16, _ channel: Int) {
+        self.init(
+            status: registers.status, selected: UInt8(registers.selected), isInterrupting: registers.isInterrupting,
+            busMasterCommand: registers.busMasterCommand, busMasterStatus: registers.busMasterStatus,
+            busMaster: ports == 0 ? 0 : ports + UInt16(8 * channel))
     }
 }

@@ -150,6 +150,24 @@ extension IDEChannel {
     }
 }
 
+/// The registers that drivers read with every command.
+public struct RestingRegisters: Equatable {
+    public let status: UInt8
+    public let selected: Int
+    /// Reading the status register takes an interrupt back; reading the alternate one does not.
+    public let isInterrupting: Bool
+    public let busMasterCommand: UInt8
+    public let busMasterStatus: UInt8
+
+    init(_ state: IDEChannel.State) {
+        let drive = state.drive
+        status = drive.kind == .none ? 0 : drive.status
+        isInterrupting = drive.interrupt || state.interrupt
+        selected = state.selected
+        (busMasterCommand, busMasterStatus) = (state.busMaster.command, state.busMaster.status)
+    }
+}
+
 extension IDEDrive {
     /// Whether a loaded state keeps the rules that the code relies on.
     var isConsistent: Bool {

@@ -22,6 +22,9 @@ public final class IDEChannel: StringDevice {
     var epoch: UInt64 = 0
     /// Changes whenever a request is handed to a store or comes back: whether anything happens here.
     public internal(set) var activity: UInt64 = 0
+    /// Told, by `settle`, of every change and before the interrupt line: what reads give that change nothing, or nil
+    /// while a medium works and the registers may change by themselves.
+    public var show: (RestingRegisters?) -> Void = { _ in }
 
     public var state: State
 
@@ -186,6 +189,7 @@ public final class IDEChannel: StringDevice {
     public func settle() {
         if active != nil, active != state.request { abandon() }
         if active == nil, let request = state.request { start(request) }
+        show(active == nil && state.request == nil ? RestingRegisters(state) : nil)
         line.drive(state.interrupt)
     }
 }

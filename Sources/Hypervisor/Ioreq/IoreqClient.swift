@@ -54,7 +54,11 @@ public struct IoreqClient: Sendable {
     }
 
     private func wakeDeviceModel() {
-        guard pages.word(IoreqLayout.asleep).pointee.load(ordering: .sequentiallyConsistent) != 0 else { return }
+        // Ringing once is enough.
+        let asleep = pages.word(IoreqLayout.asleep)
+        guard asleep.pointee.load(ordering: .sequentiallyConsistent) != 0,
+            asleep.pointee.exchange(0, ordering: .sequentiallyConsistent) != 0
+        else { return }
         var one: UInt64 = 1
         _ = Glibc.write(doorbell.number, &one, 8)
     }

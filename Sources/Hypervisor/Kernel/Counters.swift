@@ -42,6 +42,8 @@ final class VCPUCounters: Sendable {
         case portRead, portWrite, memoryRead, memoryWrite, configuration
         /// Writes to the VGA window, which nobody waits for.
         case posted
+        /// Reads of IDE registers that the device model had shown before.
+        case mirrored
         /// Accesses to chips of this process: interrupt controllers, timers.
         case chip
         case hypercall, halt, attention, interruptWindow

@@ -22,6 +22,7 @@ final class Domain: @unchecked Sendable {
     /// Events between the guest and its back ends.
     let eventPages: EventPages
     let client: IoreqClient
+    let driveMirror: ChannelMirror
     let chipset: Chipset
     let gate: Gate
     let leaves: XenLeaves
@@ -62,6 +63,7 @@ final class Domain: @unchecked Sendable {
         let pages = try IoreqPages.make()
         self.pages = pages
         client = IoreqClient(pages, doorbell: doorbell)
+        driveMirror = ChannelMirror(pages)
         eventPages = try EventPages.make()
         chipset = Chipset(vcpus: config.vcpus, tsc: tsc, hasHPET: config.hpet, pages: pages)
         let count = config.vcpus
@@ -148,7 +150,17 @@ final class Domain: @unchecked Sendable {
     // MARK: what the device model asks for
 
     /// Posts a write without waiting; false if it must be sent the slow way.
-    func post(_ request: Request) -> Bool { posting.withLock { _ in client.post(request) } }
+    func post(_ request: Request) -> Bool {
+        posting.withLock { _ in
+            guard client.post(request) else { return false }
+            if request.kind == .port {
+                driveMirror.note(
+                    UInt16(truncatingIfNeeded: request.address), size: request.size,
+                    value: UInt32(truncatingIfNeeded: request.data))
+            }
+            return true
+        }
+    }
 
     /// Carries out the device model's commands in order. Called by vCPUs outside their engines.
     func carryOutCommands() {

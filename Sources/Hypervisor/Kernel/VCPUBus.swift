@@ -69,6 +69,10 @@ final class VCPUBus: GuestBus {
             let request = Request(.pciConfig, address: address, size: size, isRead: true)
             return UInt32(truncatingIfNeeded: submit(request)) & ones
         default:
+            if size == 1, let value = domain.driveMirror.read(port) {
+                counters.count(.mirrored)
+                return UInt32(value)
+            }
             let request = Request(.port, address: UInt64(port), size: size, isRead: true)
             return UInt32(truncatingIfNeeded: submit(request)) & ones
         }
