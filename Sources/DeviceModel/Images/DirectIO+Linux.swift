@@ -1,7 +1,8 @@
 // Transfers between a disk and memory by the kernel itself: O_DIRECT and asynchronous I/O.
-// Source: open(2), io_submit(2), io_getevents(2), libaio.h.
-// Modelled: vectored reads and writes. Not modelled: flushes (fdatasync(2) on the worker).
-// Quirk: file systems differ in what they take; whatever they refuse is done through the cache instead.
+// Source: open(2), io_submit(2), io_getevents(2), sched_yield(2), libaio.h.
+// Modelled: vectored reads and writes, flushes.
+// Quirks: file systems differ in what they take; whatever they refuse is done through the cache instead. The kernel flushes
+// on a thread of this CPU, so whoever looks for the end of a flush gives that thread the CPU each time.
 internal import CAIO
 internal import Glibc
 internal import Host
@@ -44,6 +45,7 @@ internal import Host
     private var unsent: [UInt] = []
     private var openBatches = 0
     private var events: [io_event] = unsafe []
+    private var flushes = 0
     var isBusy: Bool { !requests.isEmpty }
 
     /// `file` is open by O_DIRECT; nil if its file system takes no direct transfers after all.
@@ -82,11 +84,29 @@ internal import Host
             offset % UInt64(alignment) == 0, ranges.allSatisfy(isAligned)
         else { return false }
         let request = Request(ranges, done: done)
-        if operation == .read {
-            unsafe io_prep_preadv(request.block, file.number, request.vectors, Int32(ranges.count), position)
-        } else {
-            unsafe io_prep_pwritev(request.block, file.number, request.vectors, Int32(ranges.count), position)
+        let count = Int32(ranges.count)
+        switch operation {
+        case .read: unsafe io_prep_preadv(request.block, file.number, request.vectors, count, position)
+        case .write: unsafe io_prep_pwritev(request.block, file.number, request.vectors, count, position)
         }
+        queue(request)
+        return true
+    }
+
+    /// Makes what was written durable (as fdatasync(2) does); false if the kernel has its hands full.
+    func flush(done: @escaping (Bool) -> Void) -> Bool {
+        guard requests.count < Self.depth else { return false }
+        flushes += 1
+        let request = Request([]) { [unowned self] isDone in
+            flushes -= 1
+            done(isDone)
+        }
+        unsafe io_prep_fdsync(request.block, file.number)
+        queue(request)
+        return true
+    }
+
+    private func queue(_ request: Request) {
         unsafe io_set_eventfd(request.block, event.number)
         let number = nextNumber
         nextNumber &+= 1
@@ -94,7 +114,6 @@ internal import Host
         requests[number] = request
         unsent.append(number)
         if openBatches == 0 { send() }
-        return true
     }
 
     /// Gives the kernel in one call what `body` submits.
@@ -126,7 +145,11 @@ internal import Host
     func waitForOne() { take(atLeast: 1) }
 
     /// Takes what is done. libaio looks into the ring that the kernel shares before it calls the kernel.
-    func collect() { if !requests.isEmpty { take(atLeast: 0) } }
+    func collect() {
+        guard !requests.isEmpty else { return }
+        if flushes > 0 { sched_yield() }
+        take(atLeast: 0)
+    }
 
     private func wake() {
         var count: UInt64 = 0

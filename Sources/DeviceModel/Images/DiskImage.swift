@@ -63,7 +63,10 @@ public final class DiskImage: BlockStore {
     }
 
     public func flush(done: @escaping (Int32) -> Void) {
-        worker.submit(isReadOnly ? .nothing : .flush, at: 0, [], done: done)
+        guard !isReadOnly else { return worker.submit(.nothing, at: 0, [], done: done) }
+        let again = { [worker] in worker.submit(.flush, at: 0, [], done: done) }
+        if let direct, direct.flush(done: { $0 ? done(0) : again() }) { return }
+        again()
     }
 
     public var canDiscard: Bool { !isReadOnly }
