@@ -3,7 +3,7 @@ SWIFT_BUILD = swift build -c release
 export SWIFT_BACKTRACE = enable=no
 
 .PHONY: all build build-tests test unit-test domain-test test-debian test-install fuzz soak check format demo bench bench-cpu bench-disk bench-engine
-.PHONY: bench-domains bench-ioreq bench-net clean
+.PHONY: bench-domains bench-install bench-ioreq bench-net clean
 
 all: build
 
@@ -104,6 +104,12 @@ bench-net: build
 	@scripts/install-packages demo test
 	@scripts/guests linux
 	@scripts/bench-net
+
+# That installation's time, phase by phase, beside QEMU's TCG. Root, the network; half an hour and more.
+bench-install: build
+	@scripts/install-packages demo bench debian
+	@scripts/guests netinst
+	@scripts/bench-install
 
 # Speed of the engine alone on small loops.
 bench-engine:
