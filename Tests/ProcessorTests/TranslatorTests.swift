@@ -166,6 +166,17 @@ private struct Outcome: Equatable {
         #expect(registers[0] == 610)
     }
 
+    @Test func displacementsFromRIPReachAllTheWay() {
+        // mov ecx,20; l: lea rax,[rip+7FFFFFF0]; lea rbx,[rip+80000000 less 2^32]; lea edx,[rip+7FFFFFFF]; dec ecx; jnz l; hlt
+        let registers = agree([
+            0xB9, 20, 0, 0, 0, 0x48, 0x8D, 5, 0xF0, 0xFF, 0xFF, 0x7F, 0x48, 0x8D, 0x1D, 0, 0, 0, 0x80, 0x8D, 0x15, 0xFF,
+            0xFF, 0xFF, 0x7F, 0xFF, 0xC9, 0x75, 0xE8, 0xF4,
+        ])
+        #expect(registers[0] == 0x800C + 0x7FFF_FFF0)
+        #expect(registers[3] == 0x8013 &- 0x8000_0000)
+        #expect(registers[2] == 0x8019 + 0x7FFF_FFFF)
+    }
+
     @Test func flagsLiveAcrossBlocks() {
         // mov ecx,64; mov eax,3; l: shl eax,1; jmp n; n: adc ebx,ebx; inc edx; setc sil; lea rdi,[rdi+rsi]; dec ecx; jnz l; hlt
         agree([

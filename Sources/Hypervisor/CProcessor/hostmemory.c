@@ -11,15 +11,21 @@
 
 static size_t whole(size_t bytes) { return (bytes + APUS_HUGE_PAGE - 1) & ~(size_t)(APUS_HUGE_PAGE - 1); }
 
-void *apus_huge_allocate(size_t bytes) {
+void *_Nullable apus_huge_reserve(size_t bytes, int protection) {
     bytes = whole(bytes);
-    char *room = mmap(NULL, bytes + APUS_HUGE_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (room == MAP_FAILED) abort();
+    char *room = mmap(NULL, bytes + APUS_HUGE_PAGE, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (room == MAP_FAILED) return NULL;
     size_t before = -(uintptr_t)room % APUS_HUGE_PAGE;
     if (before > 0) munmap(room, before);
     if (before < APUS_HUGE_PAGE) munmap(room + before + bytes, APUS_HUGE_PAGE - before);
-    madvise(room + before, bytes, MADV_HUGEPAGE);
     return room + before;
+}
+
+void *apus_huge_allocate(size_t bytes) {
+    void *memory = apus_huge_reserve(bytes, PROT_READ | PROT_WRITE);
+    if (!memory) abort();
+    madvise(memory, whole(bytes), MADV_HUGEPAGE);
+    return memory;
 }
 
 void apus_huge_free(void *memory, size_t bytes) { munmap(memory, whole(bytes)); }

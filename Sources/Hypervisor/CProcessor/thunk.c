@@ -18,16 +18,10 @@ static const size_t huge = APUS_HUGE_PAGE;
 /// Maps code at a multiple of a huge page, if it is large.
 static void *map_code(int file, size_t bytes, int protection) {
     if (bytes < huge) return mmap(NULL, bytes, protection, MAP_SHARED, file, 0);
-    char *room = mmap(NULL, bytes + huge, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (room == MAP_FAILED) return MAP_FAILED;
-    size_t before = (huge - (uintptr_t)room % huge) % huge;
-    void *code = mmap(room + before, bytes, protection, MAP_SHARED | MAP_FIXED, file, 0);
-    if (code == MAP_FAILED) {
-        munmap(room, bytes + huge);
-        return code;
-    }
-    if (before > 0) munmap(room, before);
-    if (before < huge) munmap(room + before + bytes, huge - before);
+    void *room = apus_huge_reserve(bytes, PROT_NONE);
+    if (!room) return MAP_FAILED;
+    void *code = mmap(room, bytes, protection, MAP_SHARED | MAP_FIXED, file, 0);
+    if (code == MAP_FAILED) munmap(room, bytes);
     return code;
 }
 

@@ -129,7 +129,9 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
         insn.pointee.start = UInt16(truncatingIfNeeded: at)
         insn.pointee.next = UInt16(truncatingIfNeeded: at + length)
         if insn.pointee.mem != 0, insn.pointee.base == UInt8(APUS_RIP) {
-            insn.pointee.disp = insn.pointee.disp &+ Int32(truncatingIfNeeded: at + length)
+            let (sum, isBeyond) = insn.pointee.disp.addingReportingOverflow(Int32(truncatingIfNeeded: at + length))
+            insn.pointee.disp = sum
+            if isBeyond { insn.pointee.index = UInt8(APUS_FAR) }
         }
     }
 

@@ -18,7 +18,7 @@ let segmentGS = 5
 // MARK: - Registers
 
 extension UnsafeMutablePointer where Pointee == apus_vcpu {
-    /// The general registers as bytes; behind the sixteen lie RIP and a zero (APUS_RIP, APUS_NO_REG).
+    /// The general registers as bytes; behind the sixteen lie RIP, a zero and 4 GiB (APUS_RIP, APUS_NO_REG, APUS_FAR).
     @inline(__always) var registers: UnsafeMutableRawPointer { UnsafeMutableRawPointer(self) }
     /// The general registers in hardware order.
     @inline(__always) var gpr: UnsafeMutablePointer<UInt64> {

@@ -26,6 +26,7 @@ public final class SoftwareCPU: VCPUEngine {
         let memory = apus_huge_allocate(room + apus_vcpu_bytes())
         cpu = (memory + room).bindMemory(to: apus_vcpu.self, capacity: 1)
         cpu.pointee.host_mxcsr = 0x1F80
+        cpu.pointee.far = 1 << 32
         // Nobody can guess it, and whoever did would only find memory of no use.
         cpu.pointee.near_empty = apus_near(
             tag: 1 << 63 | UInt64.random(in: 0..<1 << 50) << 12,

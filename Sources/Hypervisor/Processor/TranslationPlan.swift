@@ -98,7 +98,8 @@ struct NativePlan {
     /// Whether translated code finds the memory operand, if there is one.
     private static func isReachable(_ insn: Insn, _ width: UInt8) -> Bool {
         if insn.pointee.mem == 0 || width == 2 { return true }
-        return insn.pointee.addr_size >= 4 && (knowsSegment(insn, width) || insn.pointee.opcode == 0x8D)
+        guard insn.pointee.index != UInt8(APUS_FAR), insn.pointee.addr_size >= 4 else { return false }
+        return knowsSegment(insn, width) || insn.pointee.opcode == 0x8D
     }
 
     /// Whether translated code reaches the instruction's segment.

@@ -39,7 +39,7 @@ struct apus_insn {
     uint8_t reg;       ///< ModRM.reg with REX.R / VEX.R
     uint8_t rm;        ///< ModRM.rm with REX.B, when `mod` == 3
     uint8_t base;      ///< base register, APUS_NO_REG, or APUS_RIP
-    uint8_t index;     ///< index register or APUS_NO_REG
+    uint8_t index;     ///< index register, APUS_NO_REG, or APUS_FAR
     uint8_t scale;     ///< 0...3
     uint8_t segment;   ///< effective segment of the memory operand (APUS_ES ...)
     uint8_t op_size;   ///< operand size in bytes: 1, 2, 4, 8
@@ -68,8 +68,8 @@ enum {
 };
 
 enum { APUS_MAP_1 = 0, APUS_MAP_0F = 1, APUS_MAP_0F38 = 2, APUS_MAP_0F3A = 3 };
-/// Indices behind `gpr`, so that an effective address needs no test: `rip` and `no_register`.
-enum { APUS_RIP = 16, APUS_NO_REG = 17 };
+/// Indices behind `gpr`, so that an effective address needs no test: `rip`, `no_register` and `far`.
+enum { APUS_RIP = 16, APUS_NO_REG = 17, APUS_FAR = 18 };
 enum {
     APUS_PREFIX_LOCK = 1, APUS_PREFIX_REPNE = 2, APUS_PREFIX_REP = 4, APUS_PREFIX_66 = 8,
     APUS_PREFIX_67 = 16, APUS_PREFIX_REX = 32, APUS_PREFIX_REXW = 64, APUS_PREFIX_SEGMENT = 128,
@@ -163,6 +163,7 @@ struct apus_vcpu {
     uint64_t gpr[16];
     uint64_t rip;            ///< while a block runs: RIP of the block's first byte
     uint64_t no_register;    ///< always zero: stands for an absent base or index
+    uint64_t far;            ///< always 4 GiB: added where a displacement from the block's RIP does not fit in 32 bits
     uint32_t arith_flags;    ///< CF PF AF ZF SF OF at their places in RFLAGS, no other bit
     uint32_t system_flags;   ///< every other bit of RFLAGS; bit 1 is always set
     apus_segment seg[8];
@@ -211,9 +212,6 @@ struct apus_vcpu {
     /// Owner's reference, passed back to every callback.
     void *_Nullable context;
 
-    // Guest RAM as the engine sees it. A physical page `p` of RAM is at
-    // `ram + page_offset`; see Memory.swift for the map.
-
     const apus_insn *_Nullable native_insn; ///< where translated code left a block
     uint64_t native_target;    ///< of an indirect branch that is under way
     uint64_t native_flags;     ///< arithmetic flags as LAHF (bits 15-8) and SETO (bits 7-0) give them
@@ -252,7 +250,7 @@ struct apus_vcpu {
 };
 
 /// Where `seg` lies: Swift sees C arrays as tuples and takes pointers into them by offset.
-enum { APUS_SEGMENTS_OFFSET = 152 };
+enum { APUS_SEGMENTS_OFFSET = 160 };
 _Static_assert(offsetof(apus_vcpu, seg) == APUS_SEGMENTS_OFFSET, "place of the segment registers");
 
 /// An instruction without operands.

@@ -10,7 +10,9 @@
 
 enum { APUS_HUGE_PAGE = 2 << 20 };
 
-/// Maps private memory of zeros at a multiple of a huge page, in huge pages where the host has them; ends the process if there is none.
+/// Maps private memory of zeros, whole huge pages at a multiple of one; NULL if there is no room.
+void *_Nullable apus_huge_reserve(size_t bytes, int protection);
+/// The same to be read and written, in huge pages where the host has them; ends the process if there is none.
 void *apus_huge_allocate(size_t bytes);
 void apus_huge_free(void *memory, size_t bytes);
 
