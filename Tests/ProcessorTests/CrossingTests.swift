@@ -106,7 +106,7 @@ import Testing
         let guest = guest(heat: 1)
         guest.cpu.engine.pointee.blocks.trial = 20
         run(guest, heat: 0, [])
-        let entry = guest.cpu.pointee.jumps + guest.cpu.jumpSlot(0x40_0000)
+        let entry = guest.cpu.jumpSet(0x40_0000)
         #expect(guest.cpu.pointee.gpr.0 == 6000)
         #expect(entry.pointee.linear == 0x40_0000)
         #expect(entry.pointee.block?.pointee.trial == 0)

@@ -282,7 +282,11 @@ struct BlockCache {
 
     /// Forgets everything. A running block stays readable until the next decode.
     mutating func removeAll(running: Block?) {
-        for index in 0..<blockCount { retire(blocks + index) }
+        for index in 0..<blockCount {
+            retire(blocks + index)
+            // The jump cache may still name it.
+            blocks[index].bytes = 0
+        }
         if let running { cut(running) }
         hashes.update(repeating: nil, count: Self.hashSlots)
         pages.update(repeating: nil, count: Self.pageSlots)

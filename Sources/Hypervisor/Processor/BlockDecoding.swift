@@ -22,7 +22,8 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
         let isTraced = key & ModeKey.trap.rawValue != 0
         guard let host, !isTraced else { return try decodeSingle(linear) }
         let engine = engine
-        var block = engine.pointee.blocks.find(physical, key)
+        let set = jumpSet(linear)
+        var block = sameBlock(set, linear, physical) ?? engine.pointee.blocks.find(physical, key)
         if block == nil {
             if !engine.pointee.blocks.hasRoom { forgetAllCode() }
             if engine.pointee.blocks.hasCrossing(physical, key) { block = crossing(linear, host, physical) }
@@ -32,16 +33,8 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
         if self.pointee.code_size != 8, rip &+ UInt64(block.pointee.bytes) &- 1 > UInt64(cs.pointee.limit) {
             return try decodeSingle(linear)
         }
-        let slot = self.pointee.jumps + jumpSlot(linear)
-        slot.pointee = apus_jump(
-            linear: linear, key: UInt64(key) | UInt64(self.pointee.jump_generation) &<< 32, block: block,
-            native: block.pointee.native.map { UnsafeRawPointer($0) }
-                ?? UnsafeRawPointer(bitPattern: engine.pointee.blocks.nativeExit))
+        noteJump(set, linear, block)
         return block
-    }
-
-    @inline(__always) func jumpSlot(_ linear: UInt64) -> Int {
-        Int(apus_jump_slot(linear))
     }
 
     /// Where an instruction is fetched from; a nil host address means the bus.

@@ -23,6 +23,10 @@ struct CommonCode {
     let interpret: UnsafeMutablePointer<UInt8>
     /// Looks `rip` up in the jump cache.
     let dispatch: UnsafeMutablePointer<UInt8>
+    /// Looks there once more, after a first look that found something else.
+    let second: UnsafeMutablePointer<UInt8>
+    /// The same for returns.
+    let secondReturn: UnsafeMutablePointer<UInt8>
     /// Fill a slot in front of the TLB, by mode and, for stores, the next: r11 is the slot's place, r10 what did not match.
     let refills: [6 of UnsafeMutablePointer<UInt8>]
     /// Handlers for when the misses of place N of a block, or at the end its trial, are over.
@@ -198,31 +202,48 @@ extension Translator {
         emitFollow(&emitter, exit: exit)
     }
 
-    /// The offset of the jump cache's entry for r10, in r11; a jump for when that is another's.
-    static func emitSearch(_ emitter: inout Emitter) -> UnsafeMutablePointer<UInt8> {
+    /// The offset of the jump cache's set for r10, in r11; a jump for when the first entry, or that at `way`, is another's.
+    static func emitSearch(_ emitter: inout Emitter, way: Int32 = 0) -> UnsafeMutablePointer<UInt8> {
         emitter.bytes(0x45, 0x69, 0xDA)  // imul r11d, r10d, factor
         emitter.long(Int32(APUS_JUMP_FACTOR))
-        let scale = Int32(MemoryLayout<apus_jump>.stride.trailingZeroBitCount)
+        let scale = Int32((Int(APUS_JUMP_WAYS) * MemoryLayout<apus_jump>.stride).trailingZeroBitCount)
         emitter.bytes(0x41, 0xC1, 0xEB, UInt8(Int32(APUS_JUMP_SHIFT) - scale))  // shr r11d, ...
         emitter.bytes(0x41, 0x81, 0xE3)  // and r11d, ...
-        emitter.long((Int32(APUS_JUMPS) - 1) << scale)
+        emitter.long((Int32(APUS_JUMP_SETS) - 1) << scale)
         emitter.bytes(0x4E, 0x39, 0x94, 0x1C)  // cmp [rsp + r11 + linear], r10
-        emitter.long(StateOffset.jumps)
+        emitter.long(StateOffset.jumps + way)
         return emitter.jump(if: 5)
     }
 
+    /// Looks `rip` up where an address has its other place in the jump cache, or leaves.
+    static func emitSecond(_ emitter: inout Emitter, returns: Bool, exit: UnsafeMutablePointer<UInt8>) {
+        let way = Int32(MemoryLayout<apus_jump>.stride)
+        emitter.load(HostRegister.address, .state(StateOffset.rip))
+        emitter.aim(emitSearch(&emitter, way: way), exit)
+        if returns { return emitReturn(&emitter, way: way, exit: exit) }
+        emitFollow(&emitter, way: way, exit: exit)
+    }
+
     /// Goes on by the entry that r11 leads to, if mode and address space are the same.
-    static func emitFollow(_ emitter: inout Emitter, exit: UnsafeMutablePointer<UInt8>) {
-        emitCompareKey(&emitter, exit: exit)
+    static func emitFollow(_ emitter: inout Emitter, way: Int32 = 0, exit: UnsafeMutablePointer<UInt8>) {
+        emitCompareKey(&emitter, way: way, exit: exit)
         emitter.bytes(0x42, 0xFF, 0xA4, 0x1C)  // jmp [rsp + r11 + native]
-        emitter.long(StateOffset.jumps + 24)
+        emitter.long(StateOffset.jumps + way + 24)
+    }
+
+    /// The same by a return, which the host expects to lead there.
+    static func emitReturn(_ emitter: inout Emitter, way: Int32 = 0, exit: UnsafeMutablePointer<UInt8>) {
+        emitCompareKey(&emitter, way: way, exit: exit)
+        emitter.bytes(0x42, 0xFF, 0xB4, 0x1C)  // push [rsp + r11 + native]
+        emitter.long(StateOffset.jumps + way + 24)
+        emitter.byte(0xC3)
     }
 
     /// Leaves unless mode and address space of the entry that r11 leads to are the same.
-    static func emitCompareKey(_ emitter: inout Emitter, exit: UnsafeMutablePointer<UInt8>) {
+    static func emitCompareKey(_ emitter: inout Emitter, way: Int32 = 0, exit: UnsafeMutablePointer<UInt8>) {
         emitter.load(HostRegister.address, .state(StateOffset.modeKey))
         emitter.bytes(0x4E, 0x39, 0x94, 0x1C)  // cmp [rsp + r11 + key], r10
-        emitter.long(StateOffset.jumps + 8)
+        emitter.long(StateOffset.jumps + way + 8)
         emitter.jump(if: 5, to: exit)
     }
 }

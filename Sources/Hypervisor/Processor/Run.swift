@@ -40,18 +40,15 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
 
     /// Runs blocks as long as they end in jumps and nobody calls.
     @inline(never) private func runBlocks() -> (UInt32, Insn?, Block?) {
-        let jumps = self.pointee.jumps
         let attention = self.pointee.attention
         let csBase = segmentPointer(segmentCS)
         while true {
             let rip = self.pointee.rip
             let is64 = self.pointee.code_size == 8
             let linear = is64 ? rip : (csBase.pointee.base &+ rip) & 0xFFFF_FFFF
-            let key = UInt64(self.pointee.mode_key) | UInt64(self.pointee.jump_generation) &<< 32
-            let entry = jumps + jumpSlot(linear)
+            let entry = knownJump(linear)
             var block: Block
-            if entry.pointee.linear == linear, entry.pointee.key == key, let found = entry.pointee.block,
-                found.pointee.bytes != 0,
+            if let found = entry?.pointee.block, found.pointee.bytes != 0,
                 is64 || rip &+ UInt64(found.pointee.bytes) &- 1 <= UInt64(csBase.pointee.limit)
             {
                 block = found
@@ -61,7 +58,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
             self.pointee.current = block
             if block.pointee.heat != 0 { warm(block) }
             if let native = block.pointee.native, !self.pointee.window_wanted, !self.pointee.nmi_pending {
-                if entry.pointee.block == block { entry.pointee.native = UnsafeRawPointer(native) }
+                if let entry, entry.pointee.block == block { entry.pointee.native = UnsafeRawPointer(native) }
                 let status = apus_run_native(self, engine.pointee.blocks.nativeEntry, native)
                 guard status == Status.jump || status == Status.interpret else {
                     return (status, self.pointee.native_insn, self.pointee.current)

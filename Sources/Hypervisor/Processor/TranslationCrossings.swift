@@ -101,12 +101,9 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
     /// A branch to `rip` has missed its guard often enough: from now on it goes where the jump cache leads.
     @inline(never) func bindCrossing(_ insn: Insn) {
         let rip = self.pointee.rip
-        let entry = self.pointee.jumps + jumpSlot(rip)
         let number = self.pointee.jump_generation
         var native: UnsafeMutableRawPointer?
-        if entry.pointee.linear == rip, entry.pointee.key == UInt64(self.pointee.mode_key) | UInt64(number) &<< 32,
-            let block = entry.pointee.block, block.pointee.bytes != 0, block.pointee.trial == 0
-        {
+        if let block = knownJump(rip)?.pointee.block, block.pointee.bytes != 0, block.pointee.trial == 0 {
             native = block.pointee.native
         }
         engine.pointee.translator?.bind(insn, to: native, rip: rip, number: number)

@@ -72,9 +72,13 @@ struct Translator {
         Self.emitExit(&emitter)
         let handlers = emitter.at
         Self.emitHandlers(&emitter)
+        let second = emitter.at
+        Self.emitSecond(&emitter, returns: false, exit: exit)
+        let secondReturn = emitter.at
+        Self.emitSecond(&emitter, returns: true, exit: exit)
         let dispatch = emitter.at
         emitter.load(HostRegister.address, .state(StateOffset.rip))
-        Self.emitDispatch(&emitter, exit: exit)
+        Self.emitDispatch(&emitter, exit: second)
         let loadVector = emitter.at
         Self.emitLoadVector(&emitter)
         let loadUpper = emitter.at
@@ -90,8 +94,9 @@ struct Translator {
         }
         common = CommonCode(
             executable: executable, exit: exit, handlers: handlers, loadVector: loadVector, loadUpper: loadUpper,
-            loadX87: loadX87, interpret: interpret, dispatch: dispatch, refills: refills, plainly: Self.makePlainly(),
-            crossings: .allocate(capacity: Self.crossings))
+            loadX87: loadX87, interpret: interpret, dispatch: dispatch, second: second, secondReturn: secondReturn,
+            refills: refills,
+            plainly: Self.makePlainly(), crossings: .allocate(capacity: Self.crossings))
         next = emitter.at
         firstFree = next
         firstCold = writable + bytes / 8 * 3
@@ -215,9 +220,10 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
     private func takeTranslation(_ block: Block) {
         let isReal = self.pointee.code_size == 2
         let linear = isReal ? self.pointee.rip &+ segmentPointer(segmentCS).pointee.base : self.pointee.rip
-        let slot = self.pointee.jumps + jumpSlot(linear)
-        if slot.pointee.block == block, let native = block.pointee.native {
-            slot.pointee.native = UnsafeRawPointer(native)
+        guard let native = block.pointee.native else { return }
+        let set = jumpSet(linear)
+        for entry in [set, set + 1] where entry.pointee.block == block {
+            entry.pointee.native = UnsafeRawPointer(native)
         }
     }
     @inline(never) private func heated(_ block: Block) { engine.pointee.translator?.translate(self, block) }

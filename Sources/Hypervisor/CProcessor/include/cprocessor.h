@@ -129,7 +129,8 @@ typedef struct apus_jump {
     apus_block *_Nullable block;
     const void *_Nullable native;  ///< its translation, or the way back to the loop
 } apus_jump;
-enum { APUS_JUMPS = 16384 };
+/// Two an address may have, side by side in one line of the host's caches.
+enum { APUS_JUMP_SETS = 16384, APUS_JUMP_WAYS = 2 };
 
 /// A set of entries for each way to look at memory.
 enum { APUS_TLB_SUPERVISOR = 0, APUS_TLB_USER = 1, APUS_TLB_SUPERVISOR_AC = 2, APUS_TLB_MODES = 3 };
@@ -235,7 +236,7 @@ struct apus_vcpu {
     uint32_t tlb_generation;   ///< counts flushes: what depends on linear addresses dies with it
     bool window_wanted;        ///< leave when an interrupt can be taken
     bool x87_error;            ///< FERR#: an x87 exception was reported to the machine and is not cleared
-    apus_jump *jumps;          ///< jump_cache[0]
+    apus_jump *jumps;          ///< jump_cache[0][0]
     apus_block *_Nullable current; ///< the block that runs
     uint64_t shared_distance[16]; ///< as in `near`, for accesses that share a look into the TLB, by base register
     uint64_t near_saved[2];    ///< while a slot of `near` is filled
@@ -246,7 +247,7 @@ struct apus_vcpu {
     _Alignas(16) uint8_t scratch[256]; ///< operands of native thunks
     apus_tlb_entry tlb[APUS_TLB_MODES][2][APUS_TLB_ENTRIES]; ///< [mode][0 read, 1 write]
     apus_tlb_entry tlb_watched[APUS_TLB_ENTRIES]; ///< right behind `tlb`
-    apus_jump jump_cache[APUS_JUMPS]; ///< by `apus_jump_slot`
+    apus_jump jump_cache[APUS_JUMP_SETS][APUS_JUMP_WAYS]; ///< by `apus_jump_set`
 };
 
 /// Where `seg` lies: Swift sees C arrays as tuples and takes pointers into them by offset.
@@ -285,15 +286,16 @@ static inline apus_tlb_entry *apus_first_entry(apus_vcpu *cpu) { return cpu->tlb
 /// Swift does not see arrays of so many elements.
 static inline size_t apus_vcpu_bytes(void) { return sizeof(apus_vcpu); }
 static inline size_t apus_jump_cache_offset(void) { return offsetof(apus_vcpu, jump_cache); }
-static inline apus_jump *apus_first_jump(apus_vcpu *cpu) { return cpu->jump_cache; }
+static inline apus_jump *apus_first_jump(apus_vcpu *cpu) { return cpu->jump_cache[0]; }
+_Static_assert(offsetof(apus_vcpu, jump_cache) % 64 == 0, "a set is one line");
 
 /// Where the jump cache has an address; translated code computes it, too.
 enum { APUS_JUMP_FACTOR = 0x1E3779B1, APUS_JUMP_SHIFT = 18 };
-static inline uint32_t apus_jump_slot(uint64_t linear)
+static inline uint32_t apus_jump_set(uint64_t linear)
 {
     return (uint32_t)linear * APUS_JUMP_FACTOR >> APUS_JUMP_SHIFT;
 }
-_Static_assert(1u << (32 - APUS_JUMP_SHIFT) == APUS_JUMPS, "as many slots as indices");
+_Static_assert(1u << (32 - APUS_JUMP_SHIFT) == APUS_JUMP_SETS, "as many sets as indices");
 
 #pragma clang assume_nonnull end
 #endif
