@@ -5,42 +5,18 @@
 
 internal import CProcessor
 
-/// An entry of the second level: what walks to one page found.
-struct FarEntry {
-    /// Linear address of the page.
-    var page = UInt64.max
-    var physical: UInt64 = 0
-    /// Number of the address space; that of all, for a global page.
-    var space: UInt32 = 0
-    /// 1 << mode for loads, 8 << mode for stores, 64 for a supervisor's fetches, 128 for a user's.
-    var rights: UInt8 = 0
-    var isWritable = false
-    var host: UnsafeMutableRawPointer?
-    var code: UnsafeMutablePointer<UInt8>?
-}
-
 struct AddressSpaces {
-    static let farSlots = 8192
     static let places = 6 * Int(APUS_TLB_ENTRIES)
     private static let codeSlots = 65536
 
-    let far: UnsafeMutablePointer<FarEntry>
+    /// What translated code reaches, too; see spaces.h.
+    let shared: UnsafeMutablePointer<apus_spaces>
     /// Number of each PCID's translations; 0: it has none.
     let numbers: UnsafeMutablePointer<UInt32>
-    /// The present PCID, and the number of its translations.
+    /// The present PCID.
     var pcid = 0
-    var current: UInt32 = 0
-    /// Number of global pages' translations.
-    var global: UInt32 = 0
     private var last: UInt32 = 0
-    /// Places of the first level in use: of pages of this address space, of global pages; what is listed as which.
-    let filled: UnsafeMutablePointer<UInt16>
-    let globals: UnsafeMutablePointer<UInt16>
-    let listed: UnsafeMutablePointer<UInt8>
-    var filledCount = 0
-    var globalCount = 0
-    /// What the last walk found: a global page, and how large it is.
-    var foundGlobal = false
+    /// How large a page the last walk found.
     var foundShift: UInt64 = 12
     /// 4 MiB, and 1 GiB, parts of the linear address space with a translation from a large page; hashed.
     private let large: UnsafeMutablePointer<Bool>
@@ -65,16 +41,10 @@ struct AddressSpaces {
     var isKernelLocal = false
 
     init() {
-        far = .allocate(capacity: Self.farSlots)
-        far.initialize(repeating: FarEntry(), count: Self.farSlots)
+        shared = .allocate(capacity: 1)
+        shared.initialize(to: Self.shared())
         numbers = .allocate(capacity: 4096)
         numbers.initialize(repeating: 0, count: 4096)
-        filled = .allocate(capacity: Self.places)
-        filled.initialize(repeating: 0, count: Self.places)
-        globals = .allocate(capacity: Self.places)
-        globals.initialize(repeating: 0, count: Self.places)
-        listed = .allocate(capacity: Self.places)
-        listed.initialize(repeating: 0, count: Self.places)
         large = .allocate(capacity: Self.largeSlots)
         large.initialize(repeating: false, count: Self.largeSlots)
         huge = .allocate(capacity: Self.hugeSlots)
@@ -96,10 +66,11 @@ struct AddressSpaces {
         nowhere.deallocate()
         touched.deallocate()
         far.deallocate()
-        numbers.deallocate()
         filled.deallocate()
         globals.deallocate()
         listed.deallocate()
+        shared.deallocate()
+        numbers.deallocate()
         large.deallocate()
         huge.deallocate()
         code.deallocate()
@@ -113,7 +84,7 @@ struct AddressSpaces {
     mutating func fresh() -> UInt32 {
         if last == .max {
             // Once in four thousand million: what is still noted under old numbers goes, and they start anew.
-            far.update(repeating: FarEntry(), count: Self.farSlots)
+            far.update(repeating: .empty, count: Int(APUS_FAR_SLOTS))
             last = 1 << 31
         }
         last &+= 1
@@ -169,32 +140,11 @@ struct AddressSpaces {
 
     // MARK: Second level
 
-    @inline(__always) private func slot(_ page: UInt64, _ space: UInt32) -> UnsafeMutablePointer<FarEntry> {
-        let mixed = page &>> 12 ^ page &>> 25 ^ UInt64(space) &* 0x9E5
-        return far + Int(truncatingIfNeeded: mixed) & (Self.farSlots - 1)
-    }
-
-    /// What is known of the page at `linear` and allows one of `rights`.
-    @inline(__always) mutating func find(_ linear: UInt64, _ rights: UInt8) -> UnsafeMutablePointer<FarEntry>? {
-        let page = linear & ~0xFFF
-        let own = slot(page, current)
-        if own.pointee.page == page, own.pointee.space == current, own.pointee.rights & rights != 0 {
-            foundGlobal = false
-            return own
-        }
-        let shared = slot(page, global)
-        if shared.pointee.page == page, shared.pointee.space == global, shared.pointee.rights & rights != 0 {
-            foundGlobal = true
-            return shared
-        }
-        return nil
-    }
-
     /// Notes what a walk found.
-    mutating func note(_ linear: UInt64, _ entry: FarEntry) {
+    func note(_ linear: UInt64, _ entry: apus_far_entry) {
         let page = linear & ~0xFFF
         let space = foundGlobal ? global : current
-        let place = slot(page, space)
+        let place = apus_far_slot(shared, page, space)
         var entry = entry
         (entry.page, entry.space) = (page, space)
         if place.pointee.page == page, place.pointee.space == space, place.pointee.physical == entry.physical {
@@ -216,7 +166,7 @@ struct AddressSpaces {
 
     func drop(_ linear: UInt64, _ space: UInt32) {
         let page = linear & ~0xFFF
-        let place = slot(page, space)
+        let place = apus_far_slot(shared, page, space)
         if place.pointee.page == page, place.pointee.space == space { place.pointee.page = .max }
     }
 
@@ -265,19 +215,60 @@ struct AddressSpaces {
     }
     /// Whether a supervisor's was.
     func hasSupervisorCode(_ linear: UInt64) -> Bool { code[codeSlot(linear)] }
+}
 
-    // MARK: First level
+// MARK: - What translated code reaches, too
 
-    @inline(__always) mutating func list(_ place: Int) {
-        let bit: UInt8 = foundGlobal ? 2 : 1
-        guard listed[place] & bit == 0 else { return }
-        listed[place] |= bit
-        if foundGlobal {
-            globals[globalCount] = UInt16(truncatingIfNeeded: place)
-            globalCount += 1
-        } else {
-            filled[filledCount] = UInt16(truncatingIfNeeded: place)
-            filledCount += 1
-        }
+extension AddressSpaces {
+    private static func shared() -> apus_spaces {
+        let spaces = apus_spaces(
+            far: .allocate(capacity: Int(APUS_FAR_SLOTS)), current: 0, global: 0, filled: .allocate(capacity: places),
+            globals: .allocate(capacity: places), listed: .allocate(capacity: places), filled_count: 0, global_count: 0,
+            store_stamp: 0, found_global: false)
+        spaces.far.initialize(repeating: .empty, count: Int(APUS_FAR_SLOTS))
+        spaces.filled.initialize(repeating: 0, count: places)
+        spaces.globals.initialize(repeating: 0, count: places)
+        spaces.listed.initialize(repeating: 0, count: places)
+        return spaces
+    }
+
+    private var far: UnsafeMutablePointer<apus_far_entry> { shared.pointee.far }
+    /// Places of the first level in use: of pages of this address space, of global pages; what is listed as which.
+    var filled: UnsafeMutablePointer<UInt16> { shared.pointee.filled }
+    var globals: UnsafeMutablePointer<UInt16> { shared.pointee.globals }
+    var listed: UnsafeMutablePointer<UInt8> { shared.pointee.listed }
+    var filledCount: Int {
+        get { Int(shared.pointee.filled_count) }
+        nonmutating set { shared.pointee.filled_count = UInt32(truncatingIfNeeded: newValue) }
+    }
+    var globalCount: Int {
+        get { Int(shared.pointee.global_count) }
+        nonmutating set { shared.pointee.global_count = UInt32(truncatingIfNeeded: newValue) }
+    }
+    /// Number of the present PCID's translations, and of global pages'.
+    var current: UInt32 {
+        get { shared.pointee.current }
+        nonmutating set { shared.pointee.current = newValue }
+    }
+    var global: UInt32 {
+        get { shared.pointee.global }
+        nonmutating set { shared.pointee.global = newValue }
+    }
+    /// What the last walk or search found is a global page.
+    var foundGlobal: Bool {
+        get { shared.pointee.found_global }
+        nonmutating set { shared.pointee.found_global = newValue }
+    }
+    /// Changes when a store translation is made or dropped.
+    var storeStamp: UInt32 {
+        get { shared.pointee.store_stamp }
+        nonmutating set { shared.pointee.store_stamp = newValue }
+    }
+}
+
+extension apus_far_entry {
+    /// An entry of no page.
+    static var empty: apus_far_entry {
+        apus_far_entry(page: .max, physical: 0, space: 0, rights: 0, is_writable: false, host: nil, code: nil)
     }
 }

@@ -49,8 +49,8 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
             return (entry.pointee.physical | within, host)
         }
         let right: UInt8 = isUser ? 128 : 64
-        var found: FarEntry
-        if let known = engine.pointee.spaces.find(linear, right) {
+        var found: apus_far_entry
+        if let known = apus_find_far(self.pointee.spaces, linear, right) {
             found = known.pointee
         } else {
             let mode = isUser ? UInt8(APUS_TLB_USER) : UInt8(APUS_TLB_SUPERVISOR)

@@ -13,6 +13,9 @@ struct CommonCode {
     let exit: UnsafeMutablePointer<UInt8>
     /// Runs handlers; see `apus_run_handlers`.
     let handlers: UnsafeMutablePointer<UInt8>
+    /// SYSCALL and SYSRET; see TranslationSystem.swift.
+    let systemCall: UnsafeMutablePointer<UInt8>
+    let systemReturn: UnsafeMutablePointer<UInt8>
     /// Loads the XMM registers; the zero flag tells whether that is allowed.
     let loadVector: UnsafeMutablePointer<UInt8>
     /// Loads the upper halves of the YMM registers beside the lower ones.
@@ -29,6 +32,8 @@ struct CommonCode {
     let secondReturn: UnsafeMutablePointer<UInt8>
     /// Fill a slot in front of the TLB, by mode and, for stores, the next: r11 is the slot's place, r10 what did not match.
     let refills: [6 of UnsafeMutablePointer<UInt8>]
+    /// Fill the TLB's entry that r11 leads to from the second level, the same way.
+    let seconds: [6 of UnsafeMutablePointer<UInt8>]
     /// Handlers for when the misses of place N of a block, or at the end its trial, are over.
     let plainly: UnsafeMutablePointer<apus_insn>
     /// Direct branches to other pages; see TranslationCrossings.swift.
@@ -153,7 +158,7 @@ extension Translator {
     }
 
     /// Called with r10 = address ^ tag of the slot at RSP + r11: takes the TLB's entry into the slot, if it is the right
-    /// one; then r10 is the offset within its page.
+    /// one, or the second level fills that; then r10 is the offset within its page.
     static func emitRefill(_ emitter: inout Emitter, _ mode: UInt8, write: Bool) {
         emitter.stackDepth = 8
         defer { emitter.stackDepth = 0 }
@@ -161,6 +166,7 @@ extension Translator {
         emitter.bytes(0x4E, 0x33, 0x54, 0x1C, 8)  // xor r10, [rsp + r11 + 8]
         emitter.store(0, .state(StateOffset.nearSaved))
         emitter.store(1, .state(StateOffset.nearSaved + 8))
+        let again = emitter.at
         // mov rax, r10; shr rax, ...; and eax, ...
         emitter.bytes(0x4C, 0x89, 0xD0, 0x48, 0xC1, 0xE8, StateOffset.tlbShift, 0x25)
         emitter.long(StateOffset.tlbMask)
@@ -176,10 +182,48 @@ extension Translator {
         emitter.bytes(0x48, 0x8B, 0x8C, 0x04)  // mov rcx, [rsp + rax + distance]
         emitter.long(entries + 24)
         emitter.bytes(0x4A, 0x89, 0x4C, 0x1C, 24)  // mov [rsp + r11 + 24], rcx
-        emitter.aim(miss, emitter.at)
+        let found = emitter.at
         emitter.load(0, .state(StateOffset.nearSaved))
         emitter.load(1, .state(StateOffset.nearSaved + 8))
         emitter.byte(0xC3)
+        emitter.aim(miss, emitter.at)
+        emitter.bytes(0x49, 0x31, 0xCA)  // xor r10, rcx
+        callRefill(&emitter, mode, write: write, keeping: [2, 6, 7, 8, 9, HostRegister.address, HostRegister.scratch])
+        emitter.jump(if: 5, to: again)
+        emitter.bytes(0x49, 0x83, 0xCA, 0xFF)  // or r10, -1
+        emitter.jump(to: found)
+    }
+
+    /// Called with r10 = address ^ tag of the TLB's entry that r11 leads to: fills that from the second level, if it can;
+    /// then r10 is the offset within the page.
+    static func emitSecondLevel(_ emitter: inout Emitter, _ mode: UInt8, write: Bool) {
+        emitter.stackDepth = 8
+        defer { emitter.stackDepth = 0 }
+        let tag = StateOffset.tlbSet(mode) + (write ? StateOffset.tlbBytes : 0) + emitter.stackDepth
+        emitter.bytes(0x4E, 0x33, 0x94, 0x1C)  // xor r10, [rsp + r11 + tag]
+        emitter.long(tag)
+        callRefill(
+            &emitter, mode, write: write, keeping: [0, 1, 2, 6, 7, 8, 9, HostRegister.address, HostRegister.scratch])
+        let miss = emitter.jump(if: 4)
+        emitter.bytes(0x4E, 0x33, 0x94, 0x1C)  // xor r10, [rsp + r11 + tag]
+        emitter.long(tag)
+        emitter.byte(0xC3)
+        emitter.aim(miss, emitter.at)
+        emitter.bytes(0x49, 0x83, 0xCA, 0xFF, 0xC3)  // or r10, -1; ret
+    }
+
+    /// Has the second level of the TLB looked at for the linear address in r10; the zero flag is set if that did not help.
+    /// Vector registers are the guest's: `apus_refill` has no use for them. An odd number of registers aligns the stack,
+    /// which lies in front of the vCPU.
+    private static func callRefill(_ emitter: inout Emitter, _ mode: UInt8, write: Bool, keeping kept: [UInt8]) {
+        for register in kept { push(&emitter, register) }
+        emitter.insn(0x8D, 8, 7, .memory(4, Int32(kept.count) * 8 + emitter.stackDepth))
+        emitter.move(6, HostRegister.address)
+        emitter.byte(0xBA)  // mov edx, ...
+        emitter.long(Int32(mode) * 2 + (write ? 1 : 0))
+        emitter.loadConstant(0, apus_refill_address())
+        emitter.bytes(0xFF, 0xD0, 0x85, 0xC0)  // call rax; test eax, eax
+        for register in kept.reversed() { pop(&emitter, register) }
     }
 
     static func makePlainly() -> UnsafeMutablePointer<apus_insn> {

@@ -83,7 +83,7 @@ final class EngineList: @unchecked Sendable {
         if isFirst {
             sequence += 1
             for engine in engines where engine != sender {
-                post(.guarded(page, stamp: engine.pointee.storeStamp), to: engine)
+                post(.guarded(page, stamp: engine.pointee.spaces.storeStamp), to: engine)
                 // Who is outside stores nothing before reading the news, and left none unread.
                 if !apus_flag(engine.pointee.inside), engine.pointee.known == sequence - 1 {
                     engine.pointee.known = sequence
@@ -170,8 +170,6 @@ struct EngineState {
     var slot = 0
     var codeBit: UInt8 { 1 &<< UInt8(truncatingIfNeeded: slot & 7) }
     var ownsCodeBit = true
-    /// Changes when a store translation is made or dropped.
-    var storeStamp: UInt32 = 0
     /// Set while the vCPU may store to guest memory: only its own thread writes it.
     let inside: UnsafeMutablePointer<UInt8>
     /// The last announcement of a guarded page that was taken in.

@@ -203,7 +203,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
         clearFlags(cleared)
         setCode(selector, code, cpl: cpl)
         pointee.rip = entry
-        updateMode()
+        updateLevel()
     }
 
     private func enterLong(

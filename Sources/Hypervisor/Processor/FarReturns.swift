@@ -134,7 +134,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
         let value = rflags & ~mask | flags & mask
         pointee.arith_flags = UInt32(truncatingIfNeeded: value & RFLAGS.arithmetic)
         pointee.system_flags = UInt32(truncatingIfNeeded: value & ~RFLAGS.arithmetic) | 2
-        updateMode()
+        updateLevel()
     }
 
     private func returnToVirtual8086(

@@ -8,14 +8,7 @@ internal import CProcessor
 extension UnsafeMutablePointer where Pointee == apus_vcpu {
     /// Loads CS and SS with the fixed, flat descriptors of fast system calls.
     fileprivate func setFlat(code selector: UInt16, stack: UInt16, cpl: UInt8, isLong: Bool) {
-        let privilege = UInt16(cpl)
-        let dpl = privilege << 5
-        segment(Seg.cs).pointee = apus_segment(
-            base: 0, limit: .max, selector: selector & 0xFFFC | privilege,
-            access: 0x809B | dpl | (isLong ? Access.long : Access.big))
-        segment(Seg.ss).pointee = apus_segment(
-            base: 0, limit: .max, selector: stack & 0xFFFC | privilege, access: 0xC093 | dpl)
-        pointee.cpl = cpl
+        apus_set_flat(self, selector, stack, cpl, isLong)
     }
 
     fileprivate func systemCall(_ insn: Insn) throws(Fault) {

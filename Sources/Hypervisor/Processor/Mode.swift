@@ -145,32 +145,32 @@ public struct ModeKey: OptionSet {
     public var rawValue: UInt32
     @inlinable public init(rawValue: UInt32) { self.rawValue = rawValue }
     // Bits 0-1: log2 of the code size (1, 2, 3); bits 2-3: log2 of the stack size.
-    @inline(__always) static var user: ModeKey { ModeKey(rawValue: 1 << 4) }
-    @inline(__always) static var protected: ModeKey { ModeKey(rawValue: 1 << 5) }
+    @inline(__always) static var user: ModeKey { ModeKey(rawValue: UInt32(APUS_KEY_USER)) }
+    @inline(__always) static var protected: ModeKey { ModeKey(rawValue: UInt32(APUS_KEY_PROTECTED)) }
     @inline(__always) static var virtual8086: ModeKey { ModeKey(rawValue: 1 << 6) }
     /// Instruction by instruction: RFLAGS.TF, or breakpoints.
-    @inline(__always) static var trap: ModeKey { ModeKey(rawValue: 1 << 7) }
-    @inline(__always) static var flatData: ModeKey { ModeKey(rawValue: 1 << 8) }
+    @inline(__always) static var trap: ModeKey { ModeKey(rawValue: UInt32(APUS_KEY_TRAP)) }
+    @inline(__always) static var flatData: ModeKey { ModeKey(rawValue: UInt32(APUS_KEY_FLAT_DATA)) }
     @inline(__always) static var taskSwitched: ModeKey { ModeKey(rawValue: 1 << 9) }
     @inline(__always) static var emulation: ModeKey { ModeKey(rawValue: 1 << 10) }
     @inline(__always) static var monitorCoprocessor: ModeKey { ModeKey(rawValue: 1 << 11) }
     @inline(__always) static var osFXSR: ModeKey { ModeKey(rawValue: 1 << 12) }
     @inline(__always) static var osXSAVE: ModeKey { ModeKey(rawValue: 1 << 13) }
     /// Alignment is checked: CR0.AM, RFLAGS.AC, CPL 3.
-    @inline(__always) static var alignmentCheck: ModeKey { ModeKey(rawValue: 1 << 14) }
+    @inline(__always) static var alignmentCheck: ModeKey { ModeKey(rawValue: UInt32(APUS_KEY_ALIGNMENT)) }
     @inline(__always) static var paging: ModeKey { ModeKey(rawValue: 1 << 15) }
     /// EFER.LMA, compatibility mode included.
-    @inline(__always) static var longMode: ModeKey { ModeKey(rawValue: 1 << 16) }
+    @inline(__always) static var longMode: ModeKey { ModeKey(rawValue: UInt32(APUS_KEY_LONG)) }
     /// CS has base 0 and a limit of 4 GiB (or 64-bit mode).
-    @inline(__always) static var flatCode: ModeKey { ModeKey(rawValue: 1 << 17) }
+    @inline(__always) static var flatCode: ModeKey { ModeKey(rawValue: UInt32(APUS_KEY_FLAT_CODE)) }
     /// RFLAGS.AC lets supervisor code reach user pages.
-    @inline(__always) static var userAccess: ModeKey { ModeKey(rawValue: 1 << 18) }
+    @inline(__always) static var userAccess: ModeKey { ModeKey(rawValue: UInt32(APUS_KEY_USER_ACCESS)) }
     /// VEX on vector registers: CR4.OSXSAVE, XCR0 with SSE and AVX, protected mode.
     @inline(__always) static var avx: ModeKey { ModeKey(rawValue: 1 << 19) }
     /// Real or virtual-8086 mode, no segment shorter than 64 KiB.
     @inline(__always) static var wholeSegments: ModeKey { ModeKey(rawValue: 1 << 20) }
     /// CPL 1 or 2.
-    @inline(__always) static var middle: ModeKey { ModeKey(rawValue: 1 << 25) }
+    @inline(__always) static var middle: ModeKey { ModeKey(rawValue: UInt32(APUS_KEY_MIDDLE)) }
     /// CR4.SMAP: it needs that to.
     @inline(__always) static var accessPrevention: ModeKey { ModeKey(rawValue: 1 << 24) }
 
@@ -238,6 +238,15 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
         pointee.mode_key = key.rawValue
         selectJumps()
         selectTLB()
+    }
+
+    /// The same once CS, SS, RFLAGS and `cpl` of code in 64-bit mode are loaded, and nothing else has changed.
+    func updateLevel() {
+        let isLong = segment(Seg.cs).pointee.access & Access.long != 0
+        guard isLong, pointee.cpl == 0 || pointee.cpl == 3, apus_is_plain_level(self, pointee.system_flags) else {
+            return updateMode()
+        }
+        apus_enter_level(self)
     }
 
     private func insertControlBits(_ key: inout ModeKey) {

@@ -35,6 +35,7 @@ public final class SoftwareCPU: VCPUEngine {
         cpu.pointee.context = UnsafeMutableRawPointer(engine)
         cpu.pointee.attention = attention
         cpu.pointee.jumps = apus_first_jump(cpu)
+        cpu.pointee.spaces = engine.pointee.spaces.shared
         cpu.pointee.tlb_first = apus_first_entry(cpu)
         cpu.clearTLB(sets: Int(APUS_TLB_WATCHED) * 2 + 1)
         apus_clear_near(cpu)
@@ -140,7 +141,7 @@ public final class SoftwareCPU: VCPUEngine {
 extension SoftwareCPU {
     public func physicalAddress(ofLinear address: UInt64) -> UInt64? {
         let right = UInt8(1) << UInt8(APUS_TLB_SUPERVISOR)
-        if cpu.isParavirtual, let known = engine.pointee.spaces.find(address, right) {
+        if cpu.isParavirtual, let known = apus_find_far(cpu.pointee.spaces, address, right) {
             return known.pointee.physical | address & 0xFFF
         }
         // A failed walk leaves an exception described; nobody raises it, and the next one overwrites it.

@@ -44,7 +44,16 @@ enum StateOffset {
     static let tlbMode = place(\.tlb_mode)
     static let tlbRead = place(\.tlb_read)
     static let tlbWrite = place(\.tlb_write)
-    static let cr4 = place(\.cr4)
+    static let cr4 = control(4)
+    /// CR0, 2, 3 or 4.
+    static func control(_ number: UInt8) -> Int32 {
+        switch number {
+        case 0: place(\.cr0)
+        case 2: place(\.cr2)
+        case 3: place(\.cr3)
+        default: place(\.cr4)
+        }
+    }
     static let timeStampOffset = place(\.tsc_offset)
     static let timeStampAux = place(\.tsc_aux)
     /// The entries for loads of one mode; those for stores lie behind them.

@@ -43,7 +43,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
     }
 
     private func flushed() {
-        engine.pointee.storeStamp &+= 1
+        engine.pointee.spaces.storeStamp &+= 1
         self.pointee.tlb_generation &+= 1
         numbersChanged()
     }
@@ -115,7 +115,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
         }
         engine.pointee.spaces.drop(linear, engine.pointee.spaces.current)
         engine.pointee.spaces.drop(linear, engine.pointee.spaces.global)
-        engine.pointee.storeStamp &+= 1
+        engine.pointee.spaces.storeStamp &+= 1
         let isUsers = engine.pointee.spaces.hasUserCode(linear)
         let isKernels = engine.pointee.spaces.hasSupervisorCode(linear)
         guard isUsers || isKernels else { return }
@@ -216,23 +216,13 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
 // MARK: - Filling
 
 extension UnsafeMutablePointer where Pointee == apus_vcpu {
-    @inline(__always) private func fill(
-        _ linear: UInt64, _ host: UnsafeMutableRawPointer, mode: UInt8, write: Bool
-    ) {
-        let index = Int(truncatingIfNeeded: linear &>> 12 & UInt64(APUS_TLB_ENTRIES - 1))
-        let place = (Int(mode) * 2 + (write ? 1 : 0)) * Int(APUS_TLB_ENTRIES) + index
-        let hostPage = UInt64(UInt(bitPattern: host)) & ~0xFFF
-        let page = linear & ~0xFFF
-        self.pointee.tlb_first[place] = apus_tlb_entry(tag: page, host: hostPage, distance: hostPage &- page, unused: 0)
-        if write { engine.pointee.storeStamp &+= 1 }
-        engine.pointee.spaces.list(place)
-    }
-
     /// Translates `linear` for a data access and remembers the translation if it leads to RAM.
     func place(_ linear: UInt64, write: Bool, mode: UInt8) throws(Fault) -> Place {
         let engine = engine
         let right: UInt8 = (write ? 8 : 1) &<< mode
-        if let known = engine.pointee.spaces.find(linear, right) { return fill(linear, known.pointee, mode: mode) }
+        if let known = apus_find_far(self.pointee.spaces, linear, right) {
+            return fill(linear, known.pointee, mode: mode)
+        }
         let (physical, mayWrite, _) = try walk(linear, Intent(write: write, mode: mode))
         guard let region = engine.pointee.region(physical) else {
             return Place(physical: physical, host: nil, isWritable: false, code: nil)
@@ -245,27 +235,27 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
     }
 
     /// The page around `physical` as the second level holds it; rights are the caller's.
-    @inline(__always) func farEntry(_ physical: UInt64, _ region: UnsafeMutablePointer<PhysicalRegion>) -> FarEntry {
+    @inline(__always) func farEntry(_ physical: UInt64, _ region: UnsafeMutablePointer<PhysicalRegion>)
+        -> apus_far_entry
+    {
         let page = physical & ~0xFFF
         let offset = Int(truncatingIfNeeded: page &- region.pointee.start)
         engine.pointee.spaces.touch(region.pointee.host + offset, region)
-        return FarEntry(
-            physical: page, isWritable: region.pointee.isWritable, host: region.pointee.host + offset,
+        return apus_far_entry(
+            page: .max, physical: page, space: 0, rights: 0, is_writable: region.pointee.isWritable,
+            host: region.pointee.host + offset,
             code: region.pointee.codeMap.map { $0 + offset &>> 12 })
     }
 
-    @inline(__always) private func fill(_ linear: UInt64, _ known: FarEntry, mode: UInt8) -> Place {
+    @inline(__always) private func fill(_ linear: UInt64, _ known: apus_far_entry, mode: UInt8) -> Place {
         let within = linear & 0xFFF
         guard let host = known.host else {
             return Place(physical: known.physical | within, host: nil, isWritable: false, code: nil)
         }
-        fill(linear, host, mode: mode, write: false)
-        if known.rights & 8 &<< mode != 0, known.isWritable, known.code.map({ $0.pointee == 0 }) ?? true {
-            fill(linear, host, mode: mode, write: true)
-        }
+        withUnsafePointer(to: known) { _ = apus_fill_known(self, linear, $0, mode) }
         return Place(
             physical: known.physical | within, host: host + Int(truncatingIfNeeded: within),
-            isWritable: known.isWritable, code: known.code)
+            isWritable: known.is_writable, code: known.code)
     }
 }
 

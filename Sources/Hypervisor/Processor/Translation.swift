@@ -30,7 +30,8 @@ struct Translation {
         /// What did not match is in r11: r10 keeps the address.
         let isKept: Bool
         let index: Int
-        let slot: Int32
+        /// Place of the slot in front of the TLB; nil: it was the TLB that did not match.
+        let slot: Int32?
         let refill: UnsafeMutablePointer<UInt8>
         let size: Int32
         let aligned: Bool
@@ -310,7 +311,7 @@ struct Translation {
 
     var isEnded: Bool {
         switch plans[count - 1].form {
-        case .jump, .call, .callIndirect, .jumpIndirect, .callReturn: return true
+        case .jump, .call, .callIndirect, .jumpIndirect, .callReturn, .systemCall, .systemReturn: return true
         default: return false
         }
     }

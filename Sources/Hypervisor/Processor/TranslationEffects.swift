@@ -43,6 +43,8 @@ extension Translation {
         case .moveImmediate, .setIf, .byteSwap, .doubleShift: return (rm | registers(insn.pointee.rm), nil)
         case .convert: return (insn.pointee.opcode == 0x98 ? 1 : 4, nil)
         case .exchange: return (1 | rm | reg | registers(insn.pointee.rm), nil)
+        case .direction, .writeBase: return (0, nil)
+        case .readState, .readBase: return (registers(insn.pointee.rm), nil)
         case .wideGeneral: return (reg | registers(insn.pointee.vvvv), nil)
         case .extended: return (reg, nil)
         case .vector, .mmx:
@@ -80,7 +82,7 @@ extension Translation {
     func liveAtEnd() -> UInt32 {
         switch plans[count - 1].form {
         case .jump, .call: return liveInto(relative(insn(count - 1)))
-        case .callIndirect, .jumpIndirect, .callReturn, .handler: return NativePlan.allFlags
+        case .callIndirect, .jumpIndirect, .callReturn, .handler, .systemCall, .systemReturn: return NativePlan.allFlags
         default: return liveInto(Int(block.pointee.bytes))
         }
     }

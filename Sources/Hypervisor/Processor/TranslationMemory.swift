@@ -1,7 +1,7 @@
 // How translated code reaches memory: by a slot in front of the TLB, by the TLB itself, or by the handler.
 // Source: our own design; docs/decisions/0004.md.
 // Modelled: what a slot misses is counted, so that places which alternate between pages do without.
-// Quirks: an access that misses the TLB is left to the instruction's handler as a whole.
+// Quirks: an access that misses both levels of the TLB is left to the instruction's handler as a whole.
 
 internal import CProcessor
 
@@ -87,18 +87,24 @@ extension Translation {
         for miss in misses {
             emitter.aim(miss.jump, emitter.at)
             if miss.isKept { emitter.move(HostRegister.address, HostRegister.scratch) }
-            emitter.insn(0xC7, 4, 0, .register(HostRegister.scratch))
-            emitter.long(miss.slot)
+            if let slot = miss.slot {
+                emitter.insn(0xC7, 4, 0, .register(HostRegister.scratch))
+                emitter.long(slot)
+            }
             emitter.call(miss.refill)
             let slow = slows.firstIndex { $0.index == miss.index && $0.isApart == (miss.isApart || miss.leads) }
-            let site = Self.site(block.pointee.physical &+ UInt64(insn(miss.index).pointee.start))
-            apus_allow_misses(cpu, site, allowed)
             let condition = compareOffset(miss.size, aligned: miss.aligned)
             if miss.leads {
                 failures.append((emitter.jump(if: condition), miss.index))
             } else if let slow {
                 joins.append((emitter.jump(if: condition), slow))
             }
+            guard miss.slot != nil else {
+                emitter.jump(to: miss.back)
+                continue
+            }
+            let site = Self.site(block.pointee.physical &+ UInt64(insn(miss.index).pointee.start))
+            apus_allow_misses(cpu, site, allowed)
             emitter.insn(0x83, 2, 5, .state(StateOffset.nearMisses + Int32(bitPattern: site) * 2))
             emitter.byte(1)
             emitter.jump(if: 5, to: miss.back)
@@ -120,16 +126,29 @@ extension Translation {
         if !isWatched, !isPlain(index) {
             return translateNear(Int32(size), write: write, aligned: aligned, slot, form, leads: false)
         }
-        giveUp(if: lookUp(Int32(size), write: write && !isWatched, aligned: aligned))
+        if isWatched {
+            giveUp(if: lookUp(Int32(size), write: false, aligned: aligned))
+        } else {
+            lookUpPlainly(Int32(size), write: write, aligned: aligned, leads: false)
+        }
         takeEntry(form, write: write && !isWatched)
     }
 
     /// The same for a group's range: what does not fit goes on in the second version.
     mutating func translateRange(_ bytes: Int32, write: Bool, slot: Int, _ form: Translated) {
         if !isPlain(index) { return translateNear(bytes, write: write, aligned: false, slot, form, leads: true) }
-        let condition = lookUp(bytes, write: write, aligned: false)
-        failures.append((emitter.jump(if: condition), index))
+        lookUpPlainly(bytes, write: write, aligned: false, leads: true)
         takeEntry(form, write: write)
+    }
+
+    /// Has r11 lead to the TLB's entry for the linear address in r10, and r10 be the offset within the page.
+    private mutating func lookUpPlainly(_ size: Int32, write: Bool, aligned: Bool, leads: Bool) {
+        let jump = emitter.jump(if: lookUp(size, write: write, aligned: aligned))
+        misses.append(
+            Miss(
+                jump: jump, back: emitter.at, isKept: false, index: index, slot: nil,
+                refill: common.seconds[Int(tlbMode) * 2 + (write ? 1 : 0)], size: size, aligned: aligned,
+                isApart: isApart, leads: leads))
     }
 
     /// Adds the page's host address to r10, or loads its distance, from the TLB's entry that r11 leads to.
@@ -222,7 +241,7 @@ extension Translation {
     ) -> HostPlace {
         let (address, scratch) = (HostRegister.address, HostRegister.scratch)
         if isPlain(index) {
-            giveUp(if: lookUp(Int32(size), write: write, aligned: aligned))
+            lookUpPlainly(Int32(size), write: write, aligned: aligned, leads: false)
             takeDistance(write: write)
             loadAddress(insn)
         } else {

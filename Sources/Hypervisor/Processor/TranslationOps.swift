@@ -46,7 +46,8 @@ extension Translation {
         case .wideGeneral: emitWideGeneral(insn, plan)
         case .extended: emitExtended(insn, plan)
         case .x87: emitX87(insn, plan)
-        case .clearInterrupts, .setInterrupts, .pushFlags, .swapBases, .userAccess, .timeStamp, .pushMemory, .bitMemory:
+        case .clearInterrupts, .setInterrupts, .pushFlags, .swapBases, .userAccess, .timeStamp, .pushMemory, .bitMemory,
+            .direction, .readState, .readBase, .writeBase, .systemCall, .systemReturn:
             emitSystem(insn, plan)
         }
     }

@@ -36,6 +36,7 @@ enum NativeForm: UInt8 {
     case x87, mmx
     /// See TranslationSystem.swift.
     case clearInterrupts, setInterrupts, pushFlags, swapBases, userAccess, timeStamp, pushMemory, bitMemory
+    case direction, readState, readBase, writeBase, systemCall, systemReturn
 }
 
 struct NativePlan {

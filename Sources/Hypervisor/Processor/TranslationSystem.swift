@@ -1,6 +1,8 @@
-// Native forms of what kernels do all the time: interrupts on and off, SWAPGS, STAC, time stamps, bits in memory.
+// Native forms of what kernels do all the time: interrupts on and off, SWAPGS, STAC, time stamps, bits in memory, system
+// calls, reading control and segment registers.
 // Source: Intel SDM volume 2, one entry an instruction.
-// Modelled: CLI, STI, PUSHF, SWAPGS, CLAC, STAC of supervisors; RDTSC, RDTSCP, PUSH and BT, BTS, BTR, BTC with memory.
+// Modelled: CLI, STI, PUSHF, SWAPGS, CLAC, STAC, MOV from CR of supervisors; SYSCALL and SYSRET of 64-bit code; RDTSC, RDTSCP,
+// CLD, STD, MOV from segment registers, RDFSBASE and its like, PUSH and BT, BTS, BTR, BTC with memory.
 // Quirks: interrupts are taken at the start of blocks, so STI's shadow needs nothing but another instruction behind it.
 
 internal import CProcessor
@@ -16,6 +18,15 @@ extension NativePlan {
         case 0x9C where width >= 4 && insn.pointee.op_size == width:
             return .plain(.pushFlags, reads: allFlags)
         case 0x131: return .plain(.timeStamp)
+        case 0xFC, 0xFD: return .plain(.direction)
+        case 0x8C where insn.pointee.mem == 0 && insn.pointee.modrm >> 3 & 7 <= UInt8(Seg.gs): return .plain(.readState)
+        case 0x120 where isSupervisor && width >= 4 && [0, 2, 3, 4].contains(insn.pointee.reg):
+            return .plain(.readState)
+        case 0x1AE where width == 8 && insn.pointee.mem == 0 && isBaseAccess(insn):
+            return .plain(insn.pointee.modrm >> 3 & 7 < 2 ? .readBase : .writeBase)
+        case 0x105 where width == 8: return .plain(.systemCall, reads: allFlags)
+        case 0x107 where width == 8 && insn.pointee.op_size == 8 && isSupervisor:
+            return .plain(.systemReturn, reads: allFlags)
         case 0x101 where insn.pointee.mem == 0: return group7(insn.pointee.modrm, isSupervisor)
         case 0x1A3 where hasMemoryBits(insn, locked: false), 0x1AB where hasMemoryBits(insn, locked: true),
             0x1B3 where hasMemoryBits(insn, locked: true), 0x1BB where hasMemoryBits(insn, locked: true):
@@ -24,6 +35,11 @@ extension NativePlan {
             return plan
         default: return nil
         }
+    }
+
+    /// RDFSBASE, RDGSBASE, WRFSBASE or WRGSBASE.
+    private static func isBaseAccess(_ insn: Insn) -> Bool {
+        insn.pointee.prefixes & UInt8(APUS_PREFIX_REP) != 0 && insn.pointee.modrm >> 3 & 7 < 4
     }
 
     private static func hasMemoryBits(_ insn: Insn, locked: Bool) -> Bool {
@@ -63,6 +79,16 @@ extension Translation {
             emitter.store(scratch, .state(StateOffset.segmentBase(UInt8(segmentGS))))
         case .userAccess: emitUserAccess(plan, sets: insn.pointee.modrm == 0xCB)
         case .timeStamp: emitTimeStamp(insn, plan)
+        case .direction:
+            clobberFlags(plan)
+            let sets = insn.pointee.opcode == 0xFD
+            let bit = Int32(truncatingIfNeeded: RFLAGS.direction)
+            emitter.insn(0x81, 4, sets ? 1 : 4, .state(StateOffset.systemFlags))
+            emitter.long(sets ? bit : ~bit)
+        case .readState: emitReadState(insn)
+        case .readBase, .writeBase: emitBase(insn, plan)
+        case .systemCall: emitLevelChange(common.systemCall)
+        case .systemReturn: emitLevelChange(common.systemReturn)
         case .pushFlags: emitPushFlags(plan)
         case .pushMemory:
             let place = memory(insn, width, write: false, plan)
@@ -70,6 +96,61 @@ extension Translation {
             pushValue()
         default: emitBitMemory(insn, plan)
         }
+    }
+
+    /// MOV from a control or segment register.
+    private mutating func emitReadState(_ insn: Insn) {
+        let target = guest(insn.pointee.rm, scratch)
+        if insn.pointee.opcode == 0x8C {
+            let selector = StateOffset.segmentSelector(insn.pointee.modrm >> 3 & 7)
+            // A word leaves the rest of the register alone.
+            let isWord = insn.pointee.op_size == 2
+            emitter.insn(isWord ? 0x8B : 0x1B7, isWord ? 2 : 4, target, .state(selector))
+        } else {
+            emitter.insn(0x8B, width, target, .state(StateOffset.control(insn.pointee.reg)))
+        }
+        giveBack(insn.pointee.rm, target)
+    }
+
+    /// RDFSBASE, RDGSBASE, WRFSBASE and WRGSBASE.
+    private mutating func emitBase(_ insn: Insn, _ plan: NativePlan) {
+        clobberFlags(plan)
+        emitter.insn(0xF7, 4, 0, .state(StateOffset.cr4))
+        emitter.long(Int32(truncatingIfNeeded: CR4.fsgsBase))
+        giveUp(if: 4)
+        let size: UInt8 = insn.pointee.op_size == 8 ? 8 : 4
+        let group = insn.pointee.modrm >> 3 & 7
+        let base = StateOffset.segmentBase(UInt8(group & 1 == 0 ? Seg.fs : Seg.gs))
+        if plan.form == .readBase {
+            let target = pinned(insn.pointee.rm) ?? scratch
+            emitter.insn(0x8B, size, target, .state(base))
+            return giveBack(insn.pointee.rm, target)
+        }
+        let value = guest(insn.pointee.rm, address)
+        emitter.insn(0x8B, size, scratch, .register(value))
+        if size == 8 {
+            emitter.bytes(0x49, 0xC1, 0xE3, 16, 0x49, 0xC1, 0xFB, 16)  // shl r11, 16; sar r11, 16
+            emitter.insn(0x39, 8, value, .register(scratch))
+            giveUp(if: 5)
+        }
+        emitter.store(scratch, .state(base))
+    }
+
+    /// SYSCALL or SYSRET: goes on at its target, unless the handler must do it.
+    private mutating func emitLevelChange(_ code: UnsafeMutablePointer<UInt8>) {
+        saveFlags()
+        isNative = false
+        if !cpu.isParavirtual {
+            settle()
+            emitter.load(address, .state(StateOffset.rip))
+            emitter.insn(0x8D, 8, address, .memory(address, Int32(insn(index).pointee.next) + lag))
+            let refused = emitCallee()
+            emitter.store(scratch, .state(StateOffset.target))
+            emitter.jump(to: code)
+            emitter.aim(refused, emitter.at)
+            borrow()
+        }
+        callHandlers(index, 1)
     }
 
     /// Pushes r10; the host's flags are clobbered already.
@@ -170,5 +251,23 @@ extension Translation {
         emitter.insn(0xC1, 4, 5, .register(scratch))
         emitter.byte(8)
         emitter.insn(0x88, 1, scratch, place)
+    }
+}
+
+extension Translator {
+    /// With r10 = address behind SYSCALL or SYSRET, which `function` carries out with the guest's vector registers in the
+    /// host's: goes on at its target, or where `native_target` leads if it does not. No call: the host's prediction of
+    /// returns is the guest's.
+    static func emitLevelChange(
+        _ emitter: inout Emitter, _ function: UInt64, dispatch: UnsafeMutablePointer<UInt8>
+    ) {
+        storeGuest(&emitter)
+        emitter.insn(0x8D, 8, 7, .state(0))
+        emitter.move(6, HostRegister.address)
+        emitter.loadConstant(0, function)
+        emitter.bytes(0xFF, 0xD0, 0x85, 0xC0)  // call rax; test eax, eax
+        loadGuest(&emitter)
+        emitter.jump(if: 5, to: dispatch)
+        emitter.insn(0xFF, 4, 4, .state(StateOffset.target))  // jmp
     }
 }

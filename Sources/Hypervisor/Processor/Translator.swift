@@ -79,6 +79,10 @@ struct Translator {
         let dispatch = emitter.at
         emitter.load(HostRegister.address, .state(StateOffset.rip))
         Self.emitDispatch(&emitter, exit: second)
+        let systemCall = emitter.at
+        Self.emitLevelChange(&emitter, apus_system_call_address(), dispatch: dispatch)
+        let systemReturn = emitter.at
+        Self.emitLevelChange(&emitter, apus_system_return_address(), dispatch: dispatch)
         let loadVector = emitter.at
         Self.emitLoadVector(&emitter)
         let loadUpper = emitter.at
@@ -88,14 +92,18 @@ struct Translator {
         let interpret = emitter.at
         Self.emitInterpret(&emitter)
         var refills: [6 of UnsafeMutablePointer<UInt8>] = .init(repeating: writable)
+        var seconds = refills
         for index in 0..<6 {
             refills[index] = emitter.at
             Self.emitRefill(&emitter, UInt8(index / 2), write: index & 1 != 0)
+            seconds[index] = emitter.at
+            Self.emitSecondLevel(&emitter, UInt8(index / 2), write: index & 1 != 0)
         }
         common = CommonCode(
-            executable: executable, exit: exit, handlers: handlers, loadVector: loadVector, loadUpper: loadUpper,
-            loadX87: loadX87, interpret: interpret, dispatch: dispatch, second: second, secondReturn: secondReturn,
-            refills: refills,
+            executable: executable, exit: exit, handlers: handlers, systemCall: systemCall,
+            systemReturn: systemReturn, loadVector: loadVector, loadUpper: loadUpper, loadX87: loadX87,
+            interpret: interpret, dispatch: dispatch, second: second, secondReturn: secondReturn, refills: refills,
+            seconds: seconds,
             plainly: Self.makePlainly(), crossings: .allocate(capacity: Self.crossings))
         next = emitter.at
         firstFree = next

@@ -97,7 +97,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
     /// Takes in what other vCPUs did to code.
     func readNews() {
         let engine = engine
-        let stamp = engine.pointee.storeStamp
+        let stamp = engine.pointee.spaces.storeStamp
         let (list, sequence) = engine.pointee.map.engines.take(engine)
         defer { engine.pointee.map.engines.acknowledge(sequence, by: engine) }
         for news in list {

@@ -14,6 +14,7 @@
 
 typedef struct apus_vcpu apus_vcpu;
 typedef struct apus_insn apus_insn;
+typedef struct apus_spaces apus_spaces;
 
 /// Executes one decoded instruction; the result is one of APUS_NEXT ... APUS_EXIT.
 typedef uint32_t (*apus_handler)(apus_vcpu *, const apus_insn *);
@@ -240,6 +241,8 @@ struct apus_vcpu {
     apus_block *_Nullable current; ///< the block that runs
     uint64_t shared_distance[16]; ///< as in `near`, for accesses that share a look into the TLB, by base register
     uint64_t near_saved[2];    ///< while a slot of `near` is filled
+    apus_spaces *spaces;       ///< the second level of the TLB
+    uint64_t unused[7];        ///< keeps `fpu`, `scratch` and `jump_cache` at multiples of 64
     apus_near near_empty;      ///< what an empty slot holds: a page that no address is canonical in, by chance, and memory of no use
     uint16_t near_misses[APUS_NEAR_SITES]; ///< that places in translated code may still have, see Translator.swift
     apus_near near[APUS_TLB_MODES][2][APUS_NEAR_SLOTS]; ///< as `tlb`
@@ -287,7 +290,7 @@ static inline apus_tlb_entry *apus_first_entry(apus_vcpu *cpu) { return cpu->tlb
 static inline size_t apus_vcpu_bytes(void) { return sizeof(apus_vcpu); }
 static inline size_t apus_jump_cache_offset(void) { return offsetof(apus_vcpu, jump_cache); }
 static inline apus_jump *apus_first_jump(apus_vcpu *cpu) { return cpu->jump_cache[0]; }
-_Static_assert(offsetof(apus_vcpu, jump_cache) % 64 == 0, "a set is one line");
+_Static_assert(offsetof(apus_vcpu, jump_cache) % 64 == 0 && offsetof(apus_vcpu, fpu) % 64 == 0, "lines of the host's caches");
 
 /// Where the jump cache has an address; translated code computes it, too.
 enum { APUS_JUMP_FACTOR = 0x1E3779B1, APUS_JUMP_SHIFT = 18 };
