@@ -6,12 +6,6 @@
 internal import CProcessor
 internal import Glibc
 
-/// Where a block starts, and in which mode.
-struct BlockKey: Hashable {
-    let physical: UInt64
-    let mode: UInt32
-}
-
 struct Translator {
     static let usualBytes = 64 << 20
     /// A translation is on trial for so many executions. A place that misses the slot in front of the TLB so often
@@ -43,7 +37,7 @@ struct Translator {
     private var ready: (warm: UnsafeMutablePointer<UInt8>, cold: UnsafeMutablePointer<UInt8>)
     let common: CommonCode
     /// Jumps to blocks, translated yet or not.
-    private var links: [BlockKey: [(place: UnsafeMutablePointer<UInt8>, skip: Int)]] = [:]
+    private var links: LinkTable
     private let threshold: UInt32
     /// The last translation: its lists have room.
     private var last: Translation?
@@ -62,6 +56,7 @@ struct Translator {
         buffer = apus_code_buffer_make(bytes)
         guard let writable = buffer.writable, let code = buffer.executable else { return nil }
         self.threshold = min(threshold, .max - 1) + 1
+        links = LinkTable()
         start = writable
         let executable = Int(bitPattern: code) &- Int(bitPattern: writable)
         var emitter = Emitter(at: writable)
@@ -117,6 +112,7 @@ struct Translator {
     }
 
     func deallocate() {
+        links.deallocate()
         common.plainly.deallocate()
         common.crossings.deallocate()
         apus_code_buffer_free(buffer)
@@ -181,12 +177,12 @@ struct Translator {
         let code = next + Self.exitBytes
         next = translation.emitter.at
         cold = translation.cold
-        for link in translation.links { links[link.key, default: []].append((link.place, link.skip)) }
+        for link in translation.links { links.add(link.key, link.place, skip: link.skip) }
         block.pointee.native = UnsafeMutableRawPointer(code) + common.executable
         // Who jumps to such a block must look at the second page, too.
         guard block.pointee.second == 0 else { return }
         let key = BlockKey(physical: block.pointee.physical, mode: block.pointee.mode_key)
-        for link in links[key] ?? [] { translation.emitter.aim(link.place, code + link.skip) }
+        links.aim(key, code, translation.emitter)
     }
 
     /// Drops all translations; none may be running.
@@ -203,7 +199,7 @@ struct Translator {
     }
 
     /// The blocks that were linked, or waited for it, are gone.
-    mutating func forgetLinks() { links.removeAll(keepingCapacity: true) }
+    mutating func forgetLinks() { links.removeAll() }
 }
 
 extension UnsafeMutablePointer where Pointee == apus_vcpu {
