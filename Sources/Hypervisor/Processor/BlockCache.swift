@@ -17,7 +17,7 @@ struct FetchEntry {
 
 struct BlockCache {
     static let insnSlots = 1 << 19
-    static let blockSlots = 1 << 17
+    static let blockSlots = Int(APUS_BLOCKS)
     static let hashSlots = 1 << 17
     static let pageSlots = 1 << 14
     static let fetchSlots = 1024

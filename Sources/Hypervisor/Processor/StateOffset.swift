@@ -1,7 +1,7 @@
 // Where translated code finds the vCPU's fields.
 // Source: `apus_vcpu` in cprocessor.h.
 // Modelled: offsets from the vCPU's first byte, which RSP points to.
-// Quirks: Swift does not see the jump cache, an array of too many elements; C says where it is.
+// Quirks: Swift does not see the jump cache and the trials, arrays of too many elements; C says where they are.
 
 internal import CProcessor
 
@@ -13,6 +13,8 @@ enum StateOffset {
     static let rip = place(\.rip)
     static let modeKey = place(\.mode_key)
     static let attention = place(\.attention)
+    /// The executions left of block `number`, if it is on trial.
+    static func trial(_ number: Int) -> Int32 { Int32(truncatingIfNeeded: apus_trials_offset() + number * 4) }
     static let jumps = Int32(truncatingIfNeeded: apus_jump_cache_offset())
     static let flags = place(\.native_flags)
     static let target = place(\.native_target)

@@ -60,14 +60,12 @@ extension Translation {
 
     /// Counts the executions of a block on trial; where it goes at the end, and comes back.
     mutating func emitTrial() -> (jump: UnsafeMutablePointer<UInt8>, back: UnsafeMutablePointer<UInt8>) {
-        let place = UnsafeMutableRawPointer(block) + Self.trialOffset
-        emitter.loadConstant(HostRegister.scratch, UInt64(UInt(bitPattern: place)))
-        emitter.insn(0x83, 4, 5, .memory(HostRegister.scratch, 0))
+        let number = block - cpu.engine.pointee.blocks.blocks
+        emitter.insn(0x83, 4, 5, .state(StateOffset.trial(number)))
         emitter.byte(1)
         let jump = emitter.jump(if: 4)
         return (jump, emitter.at)
     }
-    static let trialOffset = MemoryLayout<apus_block>.offset(of: \.trial) ?? 0
 
     /// The number of a place with a count of misses.
     static func site(_ physical: UInt64) -> UInt32 {

@@ -211,10 +211,12 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
     /// The trial of the running block's translation is over, or a place misses the slot in front of the TLB too often.
     @inline(never) func doPlainly(_ insn: Insn) {
         guard let block = self.pointee.current, block.pointee.bytes != 0 else { return }
-        if block.pointee.trial != 0, insn.pointee.opcode < BlockCache.longestBlock {
+        if insn.pointee.opcode >= BlockCache.longestBlock {
+            block.pointee.trial = 0
+        } else if block.pointee.trial != 0 {
             block.pointee.plain |= 1 &<< UInt64(insn.pointee.opcode)
-        } else if block.pointee.trial == 0, insn.pointee.opcode < BlockCache.longestBlock {
-            block.pointee.trial = Translator.trial
+        } else {
+            startTrial(block, Translator.trial)
         }
         engine.pointee.translator?.replace(self, block)
         takeTranslation(block)
@@ -230,5 +232,12 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
             entry.pointee.native = UnsafeRawPointer(native)
         }
     }
-    @inline(never) private func heated(_ block: Block) { engine.pointee.translator?.translate(self, block) }
+    @inline(never) private func heated(_ block: Block) {
+        startTrial(block, block.pointee.trial)
+        engine.pointee.translator?.translate(self, block)
+    }
+    private func startTrial(_ block: Block, _ executions: UInt32) {
+        block.pointee.trial = executions
+        apus_start_trial(self, block - engine.pointee.blocks.blocks, executions)
+    }
 }

@@ -118,10 +118,13 @@ struct apus_block {
     uint32_t heat;          ///< executions left until the block is translated; 0: it never is
     uint32_t lag;           ///< how far RIP in the vCPU is behind the block's first byte while its translation runs
     uint64_t plain;         ///< instructions that do without `near`, a bit each
-    uint32_t trial;         ///< executions left until it is known which should
+    uint32_t trial;         ///< executions after which it is known which should; 0: it is. See `trials`
     uint32_t again;         ///< where its own loop comes back to, behind its translation's first byte; 0: to that
     uint32_t home;          ///< and the way from there to the first byte
 };
+
+/// How many blocks there are at most.
+enum { APUS_BLOCKS = 1 << 17 };
 
 /// One entry of the jump cache: linear address and mode to block.
 typedef struct apus_jump {
@@ -251,6 +254,7 @@ struct apus_vcpu {
     apus_tlb_entry tlb[APUS_TLB_MODES][2][APUS_TLB_ENTRIES]; ///< [mode][0 read, 1 write]
     apus_tlb_entry tlb_watched[APUS_TLB_ENTRIES]; ///< right behind `tlb`
     apus_jump jump_cache[APUS_JUMP_SETS][APUS_JUMP_WAYS]; ///< by `apus_jump_set`
+    uint32_t trials[APUS_BLOCKS]; ///< executions left of blocks on trial, by number: many to a line of the host's caches
 };
 
 /// Where `seg` lies: Swift sees C arrays as tuples and takes pointers into them by offset.
@@ -288,6 +292,12 @@ static inline void apus_allow_misses(apus_vcpu *cpu, uint32_t site, uint16_t num
 static inline apus_tlb_entry *apus_first_entry(apus_vcpu *cpu) { return cpu->tlb[0][0]; }
 /// Swift does not see arrays of so many elements.
 static inline size_t apus_vcpu_bytes(void) { return sizeof(apus_vcpu); }
+static inline size_t apus_trials_offset(void) { return offsetof(apus_vcpu, trials); }
+/// Block `number` is on trial for so many executions from now on.
+static inline void apus_start_trial(apus_vcpu *cpu, size_t number, uint32_t executions)
+{
+    cpu->trials[number % APUS_BLOCKS] = executions;
+}
 static inline size_t apus_jump_cache_offset(void) { return offsetof(apus_vcpu, jump_cache); }
 static inline apus_jump *apus_first_jump(apus_vcpu *cpu) { return cpu->jump_cache[0]; }
 _Static_assert(offsetof(apus_vcpu, jump_cache) % 64 == 0 && offsetof(apus_vcpu, fpu) % 64 == 0, "lines of the host's caches");
