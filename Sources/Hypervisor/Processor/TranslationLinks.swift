@@ -84,7 +84,7 @@ extension Translation {
         slow.isNeeded = true
         commit(stack ?? 0)
         if stack != nil, predictsReturns { return followReturn() }
-        Translator.emitFollow(&emitter, exit: common.exit)
+        Translator.emitFollow(&emitter, exit: common.second)
     }
 
     private mutating func commit(_ stack: Int32) {
@@ -105,7 +105,7 @@ extension Translation {
                 joins.append((jump, place))
             }
             commit(stray.stack)
-            emitter.jump(to: common.exit)
+            emitter.jump(to: plans[stray.index].form == .callReturn ? common.secondReturn : common.second)
         }
     }
 
@@ -115,7 +115,7 @@ extension Translation {
         if width == 2 {
             emitter.insn(0x03, 4, HostRegister.address, .state(StateOffset.segmentBase(UInt8(segmentCS))))
         }
-        Translator.emitDispatch(&emitter, exit: common.exit)
+        Translator.emitDispatch(&emitter, exit: width == 2 ? common.exit : common.second)
     }
 
     /// IP went beyond 64 KiB: a branch comes out at the segment's other end, which is in another page; whatever runs over the

@@ -71,8 +71,8 @@ extension Translation {
 
     /// Calls `rip`, which r10 holds, by the jump cache.
     mutating func dispatchCall(returning: Int) {
-        emitter.aim(Translator.emitSearch(&emitter), common.exit)
-        Translator.emitCompareKey(&emitter, exit: common.exit)
+        emitter.aim(Translator.emitSearch(&emitter), common.second)
+        Translator.emitCompareKey(&emitter, exit: common.second)
         emitter.bytes(0x4E, 0x8B, 0x9C, 0x1C)  // mov r11, [rsp + r11 + native]
         emitter.long(StateOffset.jumps + 24)
         emitter.bytes(0x4D, 0x8D, 0x5B, UInt8(truncatingIfNeeded: -Translator.landingBytes))  // lea r11, [r11 - ...]
@@ -81,9 +81,6 @@ extension Translation {
 
     /// Returns to the block of the jump cache's entry that r11 leads to, if mode and address space are the same.
     mutating func followReturn() {
-        Translator.emitCompareKey(&emitter, exit: common.exit)
-        emitter.bytes(0x42, 0xFF, 0xB4, 0x1C)  // push [rsp + r11 + native]
-        emitter.long(StateOffset.jumps + 24)
-        emitter.byte(0xC3)
+        Translator.emitReturn(&emitter, exit: common.secondReturn)
     }
 }
