@@ -154,6 +154,26 @@ import Testing
         #expect(guest.stack64(1) == 0x8005)
         #expect(guest.cpu.pointee.gpr.1 == 0)
     }
+
+    @Test func callsByFSAreCheckedAndFoundToo() {
+        // The call asks for FS's limit and rights, and twice for a page: mov eax,7B; mov fs,eax; mov ecx,100; mov ebx,100h;
+        // again: call fs:[ebx]; dec ecx; jnz again; hlt   8100: inc edx; ret
+        let guest = SystemGuest()
+        guest.protected(user: true)
+        guest.describe(0x78, base: 0xD000, type: 0xF3, flags: 0xC)
+        guest.cpu.engine.pointee.blocks.heat = 1
+        user(guest)
+        guest.put(UInt32(0x8100), 0xD100)
+        guest.put(bytes: [0x42, 0xC3], 0x8100)
+        guest.cpu.pointee.gpr.2 = 0
+        guest.run([
+            0xB8, 0x7B, 0, 0, 0, 0x8E, 0xE0, 0xB9, 100, 0, 0, 0, 0xBB, 0, 1, 0, 0, 0x64, 0xFF, 0x13, 0x49, 0x75, 0xFA,
+            0xF4,
+        ])
+        #expect(guest.vector == 13)
+        #expect(guest.stack32(1) == 0x8017)
+        #expect(guest.cpu.pointee.gpr.2 == 100)
+    }
 }
 
 @Suite struct AddressLineTests {

@@ -12,7 +12,9 @@ struct Translation {
         /// It is of the second version.
         let isApart: Bool
         var number = 1
-        var jumps: (UnsafeMutablePointer<UInt8>?, UnsafeMutablePointer<UInt8>?, UnsafeMutablePointer<UInt8>?)
+        /// Jumps from there: five at most, of a 16-bit call by memory, which looks at two segments and twice into the TLB.
+        private(set) var jumps: [6 of UnsafeMutablePointer<UInt8>?] = .init(repeating: nil)
+        private(set) var jumpCount = 0
         var resume: UnsafeMutablePointer<UInt8>?
         var restores = false
         var isVector = false
@@ -21,6 +23,13 @@ struct Translation {
         var knowsX87Block = false
         /// Something out of line leads here.
         var isNeeded = false
+
+        init(index: Int, isApart: Bool) { (self.index, self.isApart) = (index, isApart) }
+
+        mutating func add(_ jump: UnsafeMutablePointer<UInt8>) {
+            jumps[jumpCount] = jump
+            jumpCount += 1
+        }
     }
     /// A place where the slot in front of the TLB holds another page.
     struct Miss {
@@ -84,7 +93,7 @@ struct Translation {
     var knowsX87Block = false
     /// Jumps of places where the XMM or x87 registers cannot be loaded, and the instruction before.
     var refusals: [(jump: UnsafeMutablePointer<UInt8>, index: Int)] = []
-    var slow = Slow(index: 0, isApart: false, jumps: (nil, nil, nil))
+    var slow = Slow(index: 0, isApart: false)
     var misses: [Miss] = []
     /// TLB set in use.
     var tlbMode: UInt8
@@ -146,7 +155,7 @@ struct Translation {
         (isNative, isSaved, isVector, hasUpper) = (false, true, false, false)
         (hasX87, knowsX87Block, isApart) = (false, false, false)
         (hosts, isRunAgain) = (Self.usualHosts, false)
-        slow = Slow(index: 0, isApart: false, jumps: (nil, nil, nil))
+        slow = Slow(index: 0, isApart: false)
         loans.removeAll(keepingCapacity: true)
         plans.removeAll(keepingCapacity: true)
         refusals.removeAll(keepingCapacity: true)
@@ -318,7 +327,7 @@ struct Translation {
 
     /// Emits the instruction, or several that share an access to memory; how many.
     private mutating func emit(_ index: Int) -> Int {
-        slow = Slow(index: index, isApart: isApart, jumps: (nil, nil, nil))
+        slow = Slow(index: index, isApart: isApart)
         slow.number = isApart ? 1 : stackRun(index)
         if slow.number > 1 {
             emitStackRun(index, slow.number)
@@ -327,7 +336,7 @@ struct Translation {
         }
         if plans[index].changesFlags { (isNative, isSaved) = (true, false) }
         let hasMissed = misses.last.map { $0.index == index && $0.isApart == isApart && !$0.leads } ?? false
-        guard slow.jumps.0 != nil || hasMissed || slow.isNeeded else { return slow.number }
+        guard slow.jumpCount > 0 || hasMissed || slow.isNeeded else { return slow.number }
         slow.resume = emitter.at
         slow.restores = isNative && plans[index].liveOut != 0
         (slow.isVector, slow.hasUpper) = (isVector, hasUpper)

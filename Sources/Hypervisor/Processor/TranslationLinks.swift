@@ -97,9 +97,9 @@ extension Translation {
     mutating func emitStrays() {
         for stray in strays {
             emitter.aim(stray.jump, emitter.at)
-            slow = Slow(index: stray.index, isApart: stray.isApart, jumps: (nil, nil, nil))
+            slow = Slow(index: stray.index, isApart: stray.isApart)
             checkTarget()
-            if let jump = slow.jumps.0,
+            if let jump = slow.jumps[0],
                 let place = slows.firstIndex(where: { $0.index == stray.index && $0.isApart == stray.isApart })
             {
                 joins.append((jump, place))

@@ -31,9 +31,9 @@ extension Translation {
 
     mutating func emitSlow() {
         for (number, slow) in slows.enumerated() {
-            if let jump = slow.jumps.0 { emitter.aim(jump, emitter.at) }
-            if let jump = slow.jumps.1 { emitter.aim(jump, emitter.at) }
-            if let jump = slow.jumps.2 { emitter.aim(jump, emitter.at) }
+            for each in 0..<slow.jumpCount {
+                if let jump = slow.jumps[each] { emitter.aim(jump, emitter.at) }
+            }
             for join in joins where join.slow == number { emitter.aim(join.jump, emitter.at) }
             callHandlers(slow.index, slow.number)
             if slow.isVector { loadVector(slow.index + slow.number - 1, upper: slow.hasUpper) }
@@ -52,16 +52,7 @@ extension Translation {
     }
 
     /// Leaves the fast form of the instruction when `condition` holds.
-    mutating func giveUp(if condition: UInt8) {
-        let jump = emitter.jump(if: condition)
-        if slow.jumps.0 == nil {
-            slow.jumps.0 = jump
-        } else if slow.jumps.1 == nil {
-            slow.jumps.1 = jump
-        } else {
-            slow.jumps.2 = jump
-        }
-    }
+    mutating func giveUp(if condition: UInt8) { slow.add(emitter.jump(if: condition)) }
 
     mutating func branch(if condition: UInt8, to offset: Int) {
         branches.append(Branch(jump: emitter.jump(if: condition), offset: offset, isSaved: isSaved, key: key))
