@@ -318,12 +318,15 @@ private final class Bench {
     // MARK: several processors
 
     /// Runs a script on vCPU 0 once; the others only halt and note what happens to them.
-    private func processors(_ count: Int, _ commands: @escaping @Sendable (any GuestBus) -> Void) throws -> Bench {
+    private func processors(
+        _ count: Int, _ commands: @escaping @Sendable (any GuestBus, [FakeEngine]) -> Void
+    ) throws -> Bench {
         let bench = try Bench(vcpus: count)
+        let others = Array(bench.engines.dropFirst())
         for (index, engine) in bench.engines.enumerated() {
             engine.script = { engine in
                 if index == 0, !engine.log.withLock({ $0.contains("done") }) {
-                    commands(engine.bus)
+                    commands(engine.bus, others)
                     engine.note("done")
                 } else if index != 0 {
                     engine.bus.writeMemory(0xFEE0_00F0, size: 4, value: 0x1FF)
@@ -347,10 +350,10 @@ private final class Bench {
 
     @Test("INIT stops a processor until the next start-up IPI; one that was started ignores the second")
     func restart() throws {
-        let bench = try processors(2) { bus in
+        let bench = try processors(2) { bus, others in
             Self.send(bus, 0x4500, to: 2)
             Self.send(bus, 0x4611, to: 2)
-            Self.pause()
+            _ = others[0].saw("startup 17", within: 20_000)
             Self.send(bus, 0x4612, to: 2)
             Self.pause()
             Self.send(bus, 0x4500, to: 2)
@@ -367,10 +370,10 @@ private final class Bench {
 
     @Test("IPIs find halted processors by id, by logical id and by shorthand; APIC ids are even")
     func interprocessor() throws {
-        let bench = try processors(3) { bus in
+        let bench = try processors(3) { bus, others in
             Self.send(bus, 0xC_4500)
             Self.send(bus, 0xC_4610)
-            Self.pause()
+            for other in others { _ = other.saw("ran", within: 20_000) }
             Self.send(bus, 0x4041, to: 4)
             Self.send(bus, 0x4032, to: 1)  // nobody's id
             Self.send(bus, 0xC_4033)
