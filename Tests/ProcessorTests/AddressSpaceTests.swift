@@ -18,12 +18,7 @@ import Testing
         let second: UInt64 = 0x11_0000
         let flags: UInt64 = global ? 0x107 : 7
         for (top, target) in [(Place.pages, 0x30_1000), (second, 0x30_0000)] as [(UInt64, UInt64)] {
-            guest.put(top + 0x1007, top)
-            guest.put(top + 0x2007, top + 0x1000)
-            guest.put(UInt64(0x87), top + 0x2000)
-            guest.put(UInt64(0x20_0087), top + 0x2008)
-            guest.put(top + 0x3007, top + 0x2010)
-            guest.put(target | flags, top + 0x3000)
+            guest.mapPage(target, in: top, flags: flags)
         }
         guest.put(UInt32(0x11), 0x30_0000)
         guest.put(UInt32(0x22), 0x30_1000)

@@ -22,12 +22,7 @@ import Testing
         guest.cpu.engine.pointee.blocks.heat = heat
         guest.cpu.engine.pointee.blocks.trial = 0
         for (top, target) in [(Place.pages, Self.first), (Self.otherSpace, Self.second)] as [(UInt64, UInt64)] {
-            guest.put(top + 0x1007, top)
-            guest.put(top + 0x2007, top + 0x1000)
-            guest.put(UInt64(0x87), top + 0x2000)
-            guest.put(UInt64(0x20_0087), top + 0x2008)
-            guest.put(top + 0x3007, top + 0x2010)
-            guest.put(target | 7, top + 0x3000)
+            guest.mapPage(target, in: top)
         }
         guest.put(bytes: Self.addOne, Self.first)
         guest.put(bytes: Self.addMuch, Self.second)

@@ -186,12 +186,7 @@ import Testing
         guest.cpu.engine.pointee.blocks.heat = heat
         let table = Place.pages + 0x1_0000
         for (top, target) in [(Place.pages, 0x30_0000), (table, 0x30_1000)] as [(UInt64, UInt64)] {
-            guest.put(top + 0x1007, top)
-            guest.put(top + 0x2007, top + 0x1000)
-            guest.put(UInt64(0x87), top + 0x2000)
-            guest.put(UInt64(0x20_0087), top + 0x2008)
-            guest.put(top + 0x3007, top + 0x2010)
-            guest.put(target | 7, top + 0x3000)
+            guest.mapPage(target, in: top)
         }
         guest.put(bytes: [0x83, 0xC0, 1, 0xC3], 0x30_0000)
         guest.put(bytes: [5, 0, 0, 1, 0, 0xC3], 0x30_1000)

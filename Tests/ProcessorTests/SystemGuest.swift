@@ -114,6 +114,17 @@ final class SystemGuest {
     }
     func get<T>(_ address: UInt64, as: T.Type) -> T { ram.loadUnaligned(fromByteOffset: Int(address), as: T.self) }
 
+    /// Makes the tables of an address space at `top` and behind: the first 4 MiB as they are, linear 400000 being `target`;
+    /// `flags` are that page's.
+    func mapPage(_ target: UInt64, in top: UInt64, flags: UInt64 = 7) {
+        put(top + 0x1007, top)
+        put(top + 0x2007, top + 0x1000)
+        put(UInt64(0x87), top + 0x2000)
+        put(UInt64(0x20_0087), top + 0x2008)
+        put(top + 0x3007, top + 0x2010)
+        put(target | flags, top + 0x3000)
+    }
+
     /// Writes a descriptor; `flags` are G, D, L, AVL.
     func describe(_ selector: UInt16, base: UInt64 = 0, limit: UInt64 = 0xFFFFF, type: UInt64, flags: UInt64 = 0xC) {
         let low = limit & 0xFFFF | (base & 0xFF_FFFF) << 16 | type << 40
