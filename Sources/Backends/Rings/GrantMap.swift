@@ -110,7 +110,7 @@ public enum GrantAccess: Sendable { case readOnly, readWrite }
 
 /// One mapped grant. The guest may take its page back once this is released.
 @safe public final class GrantedPage {
-    public let reference: UInt32
+    private let reference: UInt32
     public let access: GrantAccess
     /// 4096 bytes; valid until `release`. What lies there can change at any time.
     public let base: UnsafeMutableRawPointer

@@ -134,10 +134,14 @@ extension Translation {
 
     /// Gives up unless r10 is canonical; 32 bits always lie within a flat segment's limit.
     mutating func checkTarget() {
-        if width != 8 { return }
-        emitter.move(HostRegister.scratch, HostRegister.address)
+        if width == 8 { checkCanonical(HostRegister.address) }
+    }
+
+    /// Gives up unless a register is canonical; r11 is what it is then.
+    mutating func checkCanonical(_ register: UInt8) {
+        emitter.move(HostRegister.scratch, register)
         emitter.bytes(0x49, 0xC1, 0xE3, 16, 0x49, 0xC1, 0xFB, 16)  // shl r11, 16; sar r11, 16
-        emitter.insn(0x39, 8, HostRegister.address, .register(HostRegister.scratch))
+        emitter.insn(0x39, 8, register, .register(HostRegister.scratch))
         giveUp(if: 5)
     }
 

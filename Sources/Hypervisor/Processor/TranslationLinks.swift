@@ -83,7 +83,7 @@ extension Translation {
         strays.append(Stray(jump: jump, index: index, stack: stack ?? 0, isApart: isApart))
         slow.isNeeded = true
         commit(stack ?? 0)
-        if stack != nil, predictsReturns { return followReturn() }
+        if stack != nil, predictsReturns { return Translator.emitReturn(&emitter, exit: common.secondReturn) }
         Translator.emitFollow(&emitter, exit: common.second)
     }
 

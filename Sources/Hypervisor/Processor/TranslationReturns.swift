@@ -78,9 +78,4 @@ extension Translation {
         emitter.bytes(0x4D, 0x8D, 0x5B, UInt8(truncatingIfNeeded: -Translator.landingBytes))  // lea r11, [r11 - ...]
         call(returning: returning)
     }
-
-    /// Returns to the block of the jump cache's entry that r11 leads to, if mode and address space are the same.
-    mutating func followReturn() {
-        Translator.emitReturn(&emitter, exit: common.secondReturn)
-    }
 }

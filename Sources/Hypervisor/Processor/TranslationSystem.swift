@@ -127,12 +127,7 @@ extension Translation {
             return giveBack(insn.pointee.rm, target)
         }
         let value = guest(insn.pointee.rm, address)
-        emitter.insn(0x8B, size, scratch, .register(value))
-        if size == 8 {
-            emitter.bytes(0x49, 0xC1, 0xE3, 16, 0x49, 0xC1, 0xFB, 16)  // shl r11, 16; sar r11, 16
-            emitter.insn(0x39, 8, value, .register(scratch))
-            giveUp(if: 5)
-        }
+        if size == 8 { checkCanonical(value) } else { emitter.insn(0x8B, 4, scratch, .register(value)) }
         emitter.store(scratch, .state(base))
     }
 
