@@ -5,6 +5,8 @@
 
 import DomainConfig
 import Foundation
+import Glibc
+import Synchronization
 import Testing
 import XenStoreClient
 
@@ -41,6 +43,25 @@ import XenStoreClient
         for feature in ["poweroff", "reboot"] { try store.write("/local/domain/1/control/feature-\(feature)", "") }
         let ended = try bench.xl("shutdown", "-F", "-w", "a")
         #expect(ended.code == 0)
+        #expect(ended.output == "Waiting for 1 domains\nDomain 1 has been shut down, reason code 0\n")
+        #expect(bench.eventually { bench.domains.isEmpty })
+    }
+
+    @Test("Who asked how a domain ends is told, even if all of it ends while the monitor cannot run")
+    func sudden() throws {
+        let (bench, _) = try domain()
+        let monitors = bench.processes("xl")
+        #expect(monitors.count == 2)
+        for monitor in monitors { kill(monitor, SIGSTOP) }
+        let answer = Answer()
+        nonisolated(unsafe) let shared = bench
+        Thread { answer.give { try shared.xl("shutdown", "-F", "-w", "a") } }.start()
+        let isOver = bench.eventually {
+            ["hypervisor", "device-model", "backend"].allSatisfy { bench.processes($0).isEmpty }
+        }
+        #expect(isOver)
+        for monitor in monitors { kill(monitor, SIGCONT) }
+        let ended = try answer.take()
         #expect(ended.output == "Waiting for 1 domains\nDomain 1 has been shut down, reason code 0\n")
         #expect(bench.eventually { bench.domains.isEmpty })
     }
@@ -159,6 +180,23 @@ import XenStoreClient
         let data = output.fileHandleForReading.readDataToEndOfFile()
         process.waitUntilExit()
         return String(decoding: data, as: UTF8.self).split(separator: "\n").map(String.init)
+    }
+}
+
+/// What a command on another thread came to.
+private final class Answer: Sendable {
+    private let isThere = DispatchSemaphore(value: 0)
+    private let result = Mutex<Result<Workbench.Result, any Error>?>(nil)
+
+    func give(_ command: () throws -> Workbench.Result) {
+        let outcome = Result { try command() }
+        result.withLock { $0 = outcome }
+        isThere.signal()
+    }
+
+    func take() throws -> Workbench.Result {
+        isThere.wait()
+        return try #require(result.withLock { $0 }).get()
     }
 }
 

@@ -75,6 +75,15 @@ public final class LineServer {
         reactor.watch(result) { [weak self] _ in self?.accept() }
     }
 
+    /// Serves what was sent before now, without waiting for more: whoever asked in time gets an answer before a `close`.
+    public func serveReceived() {
+        while !HostFile.waitReadable([listener.number], milliseconds: 0).isEmpty, accept() {}
+        for client in Array(clients.keys) {
+            // One that has hung up is dropped, and is none of the clients then.
+            while clients[client] != nil, !HostFile.waitReadable([client], milliseconds: 0).isEmpty { receive(client) }
+        }
+    }
+
     public func close() {
         reactor.unwatch(listener.number)
         for client in clients.keys { reactor.unwatch(client) }
@@ -82,11 +91,12 @@ public final class LineServer {
         unlink(path)
     }
 
-    private func accept() {
+    @discardableResult private func accept() -> Bool {
         let number = chost_accept(listener.number)
-        guard number >= 0 else { return }
+        guard number >= 0 else { return false }
         clients[number] = (Descriptor(owning: number), [], [])
         reactor.watch(number) { [weak self] _ in self?.receive(number) }
+        return true
     }
 
     private func receive(_ number: Int32) {

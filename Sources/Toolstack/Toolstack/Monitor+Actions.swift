@@ -54,6 +54,8 @@ extension Monitor {
     }
 
     func remove() {
+        // All processes may have ended in the turn in which somebody began to ask how.
+        server?.serveReceived()
         server?.close()
         if let service { reactor.unwatch(service.descriptor) }
         service?.end()
