@@ -84,7 +84,6 @@ import Testing
         }
         bench.image?.drain()
         bench.image = nil
-        usleep(200_000)
         try shop.check("image.qcow2")
         #expect(try shop.contents("image.qcow2") == model)
     }

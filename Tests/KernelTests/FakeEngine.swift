@@ -37,8 +37,8 @@ final class FakeEngine: VCPUEngine, @unchecked Sendable {
         set { registers[register] = newValue }
     }
 
-    /// Waits until `line` was noted; false after two seconds, or `within` milliseconds.
-    func saw(_ line: String, within: Int = 2000) -> Bool {
+    /// Waits until `line` was noted; false after twenty seconds, which only a failure takes, or `within` milliseconds.
+    func saw(_ line: String, within: Int = 20_000) -> Bool {
         for _ in 0..<within {
             if log.withLock({ $0.contains(line) }) { return true }
             usleep(1000)
