@@ -96,6 +96,16 @@ enum Site {
     static func xl(_ arguments: String...) throws -> (status: Int32, output: String, error: String) {
         try run(programs.appendingPathComponent("xl"), arguments)
     }
+
+    /// Looks until `condition` holds; whether it came to hold in time, which is long enough for a busy machine.
+    static func eventually(within seconds: Int = 60, _ condition: () throws -> Bool) rethrows -> Bool {
+        let end = Date().addingTimeInterval(Double(seconds))
+        while try !condition() {
+            guard Date() < end else { return false }
+            usleep(100_000)
+        }
+        return true
+    }
 }
 
 /// A domain created from a config text, destroyed when the test lets go of it.
@@ -124,19 +134,24 @@ final class Domain {
     var isListed: Bool { (try? Site.xl("list", name).status) == 0 }
 
     /// Waits until `xl list` no longer shows it.
-    func isGone(within seconds: Int = 60) -> Bool {
-        let end = Date().addingTimeInterval(Double(seconds))
-        while isListed {
-            guard Date() < end else { return false }
-            usleep(200_000)
-        }
-        return true
-    }
+    func isGone(within seconds: Int = 60) -> Bool { Site.eventually(within: seconds) { !isListed } }
 
     /// The port its screen is on.
     var vncPort: Int {
         let text = (try? String(contentsOf: directory.appendingPathComponent("vnc"), encoding: .utf8)) ?? ""
         return text.split(whereSeparator: \.isWhitespace).last.flatMap { Int($0) } ?? 0
+    }
+
+    /// Waits for the domain that a reboot starts under the same name: its number, and where its console is.
+    func successor() throws -> (number: String, console: String) {
+        var found = (number: "", console: "")
+        let isThere = try Site.eventually {
+            found.number = try Site.xl("domid", name).output.trimmingCharacters(in: .whitespacesAndNewlines)
+            found.console = Site.run.appendingPathComponent("domains/\(found.number)/console").path
+            return Int(found.number).map { $0 != id } == true && FileManager.default.fileExists(atPath: found.console)
+        }
+        guard isThere else { throw Failure(description: "\(name) was not started again") }
+        return found
     }
 
     func viewer() throws -> VNCClient { try VNCClient(port: vncPort) }
@@ -233,6 +248,16 @@ final class Console {
     /// A command that waits for a file: Linux shows a device some time after its ends have met in the store.
     static func awaiting(_ path: String) -> String {
         "for i in $(seq 100); do [ -e \(path) ] && break; usleep 100000; done"
+    }
+
+    /// Waits for a Linux guest's shell. It forgets what is typed while it sets its terminal up, so it is asked until it answers.
+    func waitForShell(within seconds: Int = 300) throws {
+        let log = try wait(for: "guest#", within: seconds)
+        for _ in 0..<30 {
+            send("echo at its she''ll\n")
+            if (try? wait(for: "at its shell", within: 2)) != nil { return }
+        }
+        throw Domain.Failure(description: "the shell does not answer; before it came:\n\(log.suffix(3000))")
     }
 
     func send(_ line: String) { _ = line.withCString { write(descriptor, $0, strlen($0)) } }

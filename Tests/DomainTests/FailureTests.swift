@@ -71,13 +71,11 @@ extension Guests {
             #expect(try Site.processes(of: directory).count == 3)
             let target = try #require(try Site.processes(of: directory).first { $0.name == program })
             kill(target.id, SIGKILL)
-            let end = Date().addingTimeInterval(20)
-            while victim.isListed, Date() < end { usleep(100_000) }
-            #expect(!victim.isListed)
-            usleep(500_000)
-            #expect(try Site.processes(of: directory).isEmpty, "a process of the killed domain is still there")
-            #expect(
-                !FileManager.default.fileExists(atPath: directory.path), "files of the killed domain are still there")
+            #expect(victim.isGone())
+            let isEmpty = try Site.eventually { try Site.processes(of: directory).isEmpty }
+            #expect(isEmpty, "a process of the killed domain is still there")
+            let isRemoved = Site.eventually { !FileManager.default.fileExists(atPath: directory.path) }
+            #expect(isRemoved, "files of the killed domain are still there")
             #expect(bystander.isListed)
             try bystander.waitForScreen("Memtest86+", "Pass")
         }

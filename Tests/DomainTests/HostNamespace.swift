@@ -81,9 +81,7 @@ extension HostNamespace {
 
         /// Waits until it is at its shell.
         func ready() throws -> (Domain, Console) {
-            try console.wait(for: "guest#", within: 300)
-            // The shell forgets what is typed while it sets its terminal up.
-            usleep(700_000)
+            try console.waitForShell()
             return (domain, console)
         }
     }

@@ -32,8 +32,7 @@ extension Guests {
                 vif=['model=e1000']
                 """)
             let console = try domain.console()
-            try console.wait(for: "guest#", within: 300)
-            usleep(700_000)
+            try console.waitForShell()
             let lease = try console.run("udhcpc -i eth0 -n -q -s /bin/lease")
             #expect(lease.contains("lease of 10.0.2.15 obtained"), "\(lease)")
             let start = Date()

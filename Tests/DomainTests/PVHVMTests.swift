@@ -35,11 +35,7 @@ extension Guests {
             return String(sum.prefix(32))
         }
 
-        private func waitUntilGone(_ domain: Domain) {
-            let end = Date().addingTimeInterval(60)
-            while domain.isListed, Date() < end { usleep(100_000) }
-            #expect(!domain.isListed, "\(domain.name) has ended")
-        }
+        private func waitUntilGone(_ domain: Domain) { #expect(domain.isGone(), "\(domain.name) has ended") }
 
         @Test("The emulated disk is unplugged, xvda carries a file system, the CD stays", arguments: [1, 2])
         func disk(vcpus: Int) throws {
@@ -107,23 +103,19 @@ extension Guests {
             let (domain, console, _) = try boot("pvhvm-control", vcpus: 2)
             let xen = try domain.pvConsole()
             _ = try console.run("echo to the host >/dev/hvc0; head -n 1 </dev/hvc0 >/line & true")
-            try xen.wait(for: "to the host", within: 20)
+            try xen.wait(for: "to the host")
             xen.send("from the host\n")
             #expect(try console.run("wait; cat /line").contains("from the host"))
             #expect(try Site.xl("sysrq", domain.name, "h").status == 0)
-            try console.wait(for: "HELP :", within: 20)
+            try console.wait(for: "HELP :")
             #expect(try Site.xl("mem-set", domain.name, "300").status == 0)
-            let end = Date().addingTimeInterval(30)
             // The balloon aims at what is left besides video memory, as on Xen.
-            while try !Site.xl("list", domain.name).output.contains("  284     2"), Date() < end { usleep(200_000) }
-            #expect(try Site.xl("list", domain.name).output.contains("  284     2"))
+            let isSmaller = try Site.eventually { try Site.xl("list", domain.name).output.contains("  284     2") }
+            #expect(isSmaller)
             let reboot = try Site.xl("reboot", "-w", domain.name)
             #expect(reboot.output == "Waiting for 1 domains\nDomain \(domain.id) has been shut down, reason code 1\n")
             // Its successor must be there before it can be destroyed.
-            let again = Date().addingTimeInterval(30)
-            while try Int(Site.xl("domid", domain.name).output.dropLast()) ?? domain.id == domain.id, Date() < again {
-                usleep(100_000)
-            }
+            _ = try domain.successor()
             #expect(domain.isListed)
         }
 

@@ -80,28 +80,18 @@ extension Guests {
             let (domain, console, _) = try Self.boot("pv-control", vcpus: 2, more: "maxmem = 320")
             try console.wait(for: "guest#", within: 300)
             #expect(try Site.xl("sysrq", domain.name, "h").status == 0)
-            try console.wait(for: "HELP :", within: 20)
+            try console.wait(for: "HELP :")
             for target in ["192", "320", "256"] {
                 #expect(try Site.xl("mem-set", domain.name, target).status == 0)
-                let end = Date().addingTimeInterval(30)
-                while try !Site.xl("list", domain.name).output.contains("  \(target)     2"), Date() < end {
-                    usleep(200_000)
+                let isReached = try Site.eventually {
+                    try Site.xl("list", domain.name).output.contains("  \(target)     2")
                 }
-                #expect(try Site.xl("list", domain.name).output.contains("  \(target)     2"))
+                #expect(isReached)
             }
             #expect(try console.run("smp-stress 2 2>&1 | tail -n 1", within: 120).contains("DONE-0"))
             #expect(try console.complaints() == "")
             #expect(try Site.xl("reboot", domain.name).status == 0)
-            let end = Date().addingTimeInterval(60)
-            var id = "\(domain.id)"
-            while id == "\(domain.id)" || id.isEmpty, Date() < end {
-                usleep(300_000)
-                id = try Site.xl("domid", domain.name).output.trimmingCharacters(in: .whitespacesAndNewlines)
-            }
-            #expect(id != "\(domain.id)")
-            let place = Site.run.appendingPathComponent("domains/\(id)/console").path
-            while !FileManager.default.fileExists(atPath: place), Date() < end { usleep(100_000) }
-            let again = try Console(place)
+            let again = try Console(try domain.successor().console)
             try again.wait(for: "guest#", within: 300)
         }
 
@@ -109,10 +99,9 @@ extension Guests {
             let (domain, console, _) = try Self.boot("pv-panic", more: "on_crash = 'preserve'")
             try console.wait(for: "guest#", within: 300)
             console.send("echo c >/proc/sysrq-trigger\n")
-            try console.wait(for: "Kernel panic - not syncing", within: 30)
-            let end = Date().addingTimeInterval(30)
-            while try !Site.xl("list", domain.name).output.contains("---sc-"), Date() < end { usleep(200_000) }
-            #expect(try Site.xl("list", domain.name).output.contains("---sc-"))
+            try console.wait(for: "Kernel panic - not syncing")
+            let isKept = try Site.eventually { try Site.xl("list", domain.name).output.contains("---sc-") }
+            #expect(isKept)
         }
 
         @Test(
@@ -134,7 +123,7 @@ extension Guests {
                 let pids = try Site.processes(of: domain.directory, ["backend"]).map(\.id)
                 #expect(pids.count == 1)
                 for pid in pids { kill(pid, SIGKILL) }
-                #expect(domain.isGone(within: 20))
+                #expect(domain.isGone())
                 let log = Site.run.appendingPathComponent("logs/xl-\(domain.name).log")
                 let said = try String(contentsOf: log, encoding: .utf8)
                 #expect(said.contains("backend was killed by signal 9 (Killed)"), "\(said)")

@@ -16,8 +16,7 @@ extension Guests {
                 process.executableURL = Site.programs.appendingPathComponent("xenstored")
                 process.arguments = ["--socket", socket.path]
                 try process.run()
-                let end = Date().addingTimeInterval(10)
-                while !FileManager.default.fileExists(atPath: socket.path), Date() < end { usleep(20_000) }
+                _ = Site.eventually { FileManager.default.fileExists(atPath: socket.path) }
                 setenv("XENSTORED_PATH", socket.path, 1)
             }
             deinit { process.terminate() }
@@ -83,14 +82,8 @@ extension Guests {
             for round in 1...2 {
                 let store = try #require(try storeProcess())
                 kill(store, SIGKILL)
-                let end = Date().addingTimeInterval(20)
-                var next: pid_t?
-                while next == nil || next == store, Date() < end {
-                    usleep(100_000)
-                    next = try storeProcess()
-                }
-                #expect(next != nil && next != store)
-                usleep(500_000)
+                let isFollowed = try Site.eventually { try storeProcess().map { $0 != store } == true }
+                #expect(isFollowed)
                 #expect(
                     try console.run("dd if=/dev/urandom of=/dev/xvda bs=1M count=2 conv=fsync && echo written")
                         .contains("DONE-0"))
@@ -103,9 +96,7 @@ extension Guests {
             }
             let shutdown = try Site.xl("shutdown", "-w", domain.name)
             #expect(shutdown.output.contains("has been shut down, reason code 0"), "\(shutdown)")
-            let end = Date().addingTimeInterval(10)
-            while domain.isListed, Date() < end { usleep(100_000) }
-            #expect(!domain.isListed)
+            #expect(domain.isGone())
         }
     }
 }

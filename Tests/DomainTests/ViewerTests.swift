@@ -34,7 +34,10 @@ extension Guests {
             defer { end(server) }
             let pages = client == .browser ? try start(Self.pages, display: display) : nil
             defer { pages.map(end) }
-            usleep(2_000_000)
+            let isServed = try Site.eventually {
+                try Self.inDisplay(display, ["xdpyinfo"]) == 0 && (pages == nil || Self.pagesAnswer())
+            }
+            #expect(isServed)
             let viewer = try start(client.command(port: domain.vncPort), display: display)
             defer { end(viewer) }
             let first = try look(display, client, until: "GRUB")
@@ -57,6 +60,11 @@ extension Guests {
             "/usr/bin/python3", "-m", "http.server", "--bind", "127.0.0.1", "-d", "/usr/share/novnc", "6080",
         ]
 
+        private static func pagesAnswer() throws -> Bool {
+            let curl = URL(fileURLWithPath: "/usr/bin/curl")
+            return try Site.run(curl, ["-sfo", "/dev/null", "http://127.0.0.1:6080/vnc.html"]).status == 0
+        }
+
         /// Looks at the display until its recognised text contains `words`; the text.
         private func look(_ display: String, _ client: Client, until words: String) throws -> String {
             let picture = Site.pictures.appendingPathComponent("\(client).png").path
@@ -69,8 +77,8 @@ extension Guests {
             return text
         }
 
-        private static func inDisplay(_ display: String, _ command: [String]) throws {
-            try Site.run(URL(fileURLWithPath: "/usr/bin/env"), ["DISPLAY=\(display)"] + command)
+        @discardableResult private static func inDisplay(_ display: String, _ command: [String]) throws -> Int32 {
+            try Site.run(URL(fileURLWithPath: "/usr/bin/env"), ["DISPLAY=\(display)"] + command).status
         }
 
         /// Not every client heeds SIGTERM.

@@ -113,9 +113,10 @@ extension Guests {
             #expect(disks[1].contains(backend))
             for target in [200, 310] {
                 #expect(try Site.xl("mem-set", domain.name, "\(target)").status == 0)
-                let (row, end) = ("   \(target)     1", Date().addingTimeInterval(30))
-                while try !Site.xl("list", domain.name).output.contains(row), Date() < end { usleep(200_000) }
-                #expect(try Site.xl("list", domain.name).output.contains(row))
+                let isReached = try Site.eventually {
+                    try Site.xl("list", domain.name).output.contains("   \(target)     1")
+                }
+                #expect(isReached)
             }
             let extra = try Site.makeDisk("extra.img", bytes: 8 << 20)
             #expect(try Site.xl("block-attach", domain.name, "file:\(extra.path),xvdb,w").status == 0)
@@ -131,15 +132,7 @@ extension Guests {
             #expect(reboot.status == 0)
             #expect(
                 reboot.output == "Waiting for 1 domains\nDomain \(domain.id) has been shut down, reason code 1\n")
-            let end = Date().addingTimeInterval(60)
-            var number = ""
-            var path = ""
-            while Date() < end {
-                number = try Site.xl("domid", domain.name).output.trimmingCharacters(in: .whitespacesAndNewlines)
-                path = Site.run.appendingPathComponent("domains/\(number)/console").path
-                if let id = Int(number), id != domain.id, FileManager.default.fileExists(atPath: path) { break }
-                usleep(200_000)
-            }
+            let (number, path) = try domain.successor()
             #expect(Int(number).map { $0 > domain.id } == true)
             let next = try Console(path)
             next.send("\n")
@@ -147,7 +140,7 @@ extension Guests {
             let shutdown = try Site.xl("shutdown", "-w", domain.name)
             #expect(shutdown.output == "Waiting for 1 domains\nDomain \(number) has been shut down, reason code 0\n")
             // As on Xen, what is left of it goes just after that.
-            #expect(domain.isGone(within: 30))
+            #expect(domain.isGone())
         }
     }
 }
