@@ -51,9 +51,9 @@ test-install: build build-tests
 	@scripts/guests netinst
 	APUS_INSTALL=1 swift test --skip-build --filter InstallTests
 
-# Devices and back ends under guests that do anything, APUS_FUZZ_SECONDS each (ten of them).
+# Devices, back ends and the whole board under guests that do anything, APUS_FUZZ_SECONDS each (nine of them).
 fuzz: build-tests
-	APUS_FUZZ_SECONDS=$${APUS_FUZZ_SECONDS:-60} swift test --skip-build --filter FuzzTests
+	APUS_FUZZ_SECONDS=$${APUS_FUZZ_SECONDS:-60} swift test --skip-build --filter 'FuzzTests|BoardTests/fuzz'
 
 # Random code on interpreter, translator and host: optimised, APUS_CASES for each of the suites (some twenty).
 soak:
