@@ -108,6 +108,8 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
     func writeParavirtualMSR(_ number: UInt32, _ value: UInt64) -> Bool {
         switch number {
         case 0x48, 0x49, 0x17A, 0x17B, 0xC000_0100...0xC000_0103: return writeMSR(number, value)
+        // Intel's kernels write 0 before they read the microcode's revision; on AMD's it is read-only.
+        case 0x8B: return value == 0 && !CPUIDProfile.host.isAMD
         case 0xC000_0080: return value == pointee.efer
         case 0x277: return value == pointee.pat
         case 0xC001_0000...0xC001_1FFF: return writeMSR(number, value)
