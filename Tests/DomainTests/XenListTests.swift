@@ -82,6 +82,7 @@ extension Guests {
             "^MMIO Stale Data", "^ITS: ", "^GDS: ", "^SRBDS", "^L1TF", "^Register File Data", "^Last level", "^TSA: ",
             "^Transient Scheduler", "^VMSCAPE", "Enabled xstate features", "Supporting XSAVE feature",
             "xstate_offset", "backend supports XDP headroom", "^tsc: ", "mitigations", "^smpboot: CPU0",
+            "^clocksource: tsc", "^Performance Events: .* software events only", "^intel_pstate: ",
         ]
 
         /// What the same kernel says on both, but for numbers, addresses and times.
