@@ -105,9 +105,11 @@ extension Domain: XenMachine {
     }
     func route(_ remotePort: Int, to vcpu: Int) { eventPages.route(remotePort, to: vcpu) }
 
-    /// Makes the ports pending that back ends have sent on. Called by vCPUs outside their engines.
-    func takeNotifications() {
-        if eventPages.hasNotifications { eventPages.takeNotifications { xen.notify($0) } }
+    /// Makes the ports pending that back ends have sent on; whether there were any. Called by vCPUs outside their engines.
+    func takeNotifications() -> Bool {
+        guard eventPages.hasNotifications else { return false }
+        eventPages.takeNotifications { xen.notify($0) }
+        return true
     }
 
     func isUp(_ vcpu: Int) -> Bool { vcpus[vcpu].isUp }

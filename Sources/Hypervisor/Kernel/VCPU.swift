@@ -1,7 +1,7 @@
 // One virtual CPU: a thread that runs its engine, answers its exits and gives it interrupts.
 // Source: Intel SDM volume 3 §9.1 (INIT), §11.4.7 (wait-for-SIPI).
 // Modelled: halt, INIT, start-up, NMI, external interrupts. Not modelled: SMI, hot-plug.
-// Order of work: commands of the device model, its lines, signals, interrupts; then guest code.
+// Order of work: events of back ends, commands of the device model, its lines, signals, interrupts; then guest code.
 
 internal import Glibc
 internal import Host
@@ -154,14 +154,14 @@ internal import Synchronization
     private func loop() {
         let pages = domain.pages
         while !domain.isEnding {
-            _ = pages.takeAttention(index)
+            // Events come first: they raise interrupts, and call for attention once more.
+            repeat { _ = pages.takeAttention(index) } while domain.takeNotifications()
             domain.carryOutCommands()
             if index == 0 { domain.chipset.takeLines(vcpu: 0) }
             let work = domain.chipset.work(vcpu: index)
             handle(work.signals)
             takeOrders()
             noteStartup()
-            domain.takeNotifications()
             domain.xen.attend(index, hasInterrupt: work.hasInterrupt)
             let callback = domain.xen.callbackVector(index)
             let hasInterrupt = work.hasInterrupt || callback != nil
