@@ -38,7 +38,9 @@ let package = Package(
         .target(name: "Registers", path: "Sources/Hypervisor/Registers", swiftSettings: strict),
         .target(
             name: "Machine", path: "Sources/Hypervisor/Machine", swiftSettings: strict),
-        .target(name: "Ioreq", dependencies: ["CXen", "Host"], path: "Sources/Hypervisor/Ioreq", swiftSettings: raw),
+        .target(
+            name: "Ioreq", dependencies: ["CHost", "CXen", "Host"], path: "Sources/Hypervisor/Ioreq", swiftSettings: raw
+        ),
         .systemLibrary(
             name: "CCompression", path: "Sources/Host/CCompression",
             providers: [.apt(["zlib1g-dev", "liblzma-dev", "libzstd-dev", "liblz4-dev"])]),

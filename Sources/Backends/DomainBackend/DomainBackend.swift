@@ -9,6 +9,7 @@ internal import DomainProcess
 internal import Foundation
 public import Host
 internal import Images
+internal import Ioreq
 internal import Rings
 internal import XenStoreClient
 
@@ -19,9 +20,6 @@ public struct BackendFailure: Error, CustomStringConvertible {
 }
 
 public final class DomainBackend {
-    /// How long to keep looking after an event, or after the last request or completion of a disk, before sleeping.
-    private static let hotNanoseconds: UInt64 = 30_000
-    private static let diskNanoseconds: UInt64 = 200_000
     /// Times to look for events between two looks at descriptors.
     private static let looks = 50
 
@@ -42,11 +40,14 @@ public final class DomainBackend {
     private let media: WaitingMedia
     private var interfaces: NetDevices?
     private let display: DisplayDevices?
-    /// On a host with one CPU, looking only keeps the guest from running.
-    private let looksOn = Affinity.read(0).count > 1
-    /// When a disk was last in use, and how much it was.
-    private var hotSince: UInt64 = 0
+    /// How long to look for the guest, and for a disk that works, before sleeping.
+    private var patience = Patience(least: 30_000)
+    private let diskPatience = Patience(least: Patience.limit)
+    /// When the guest or a disk last did something, how much the disks and interfaces had done, and whether a disk has worked
+    /// since.
+    private var quietSince: UInt64 = 0
     private var lastActivity: UInt64 = 0
+    private var wasDiskAwaited = false
     private var isRelayBusy = false
     private var isConsoleBusy = false
 
@@ -140,20 +141,39 @@ public final class DomainBackend {
 
     /// While a disk is in use it is looked at rather than waited for, and its guest needs to send no events.
     private func maySleep() -> Bool {
+        var last = monotonicNanoseconds()
         for _ in 0..<Self.looks {
-            _ = link.serveEvents()
+            let isHeard = link.serveEvents()
             if turn() { return false }
-            let activity = disks.reduce(interfaces?.activity ?? 0) { $0 &+ $1.activity }
             let now = monotonicNanoseconds()
-            if activity != lastActivity { (lastActivity, hotSince) = (activity, now) }
-            let quiet = now &- max(hotSince, link.lastEvent)
-            let patience = disks.contains { $0.isWaiting } ? Self.diskNanoseconds : Self.hotNanoseconds
-            guard looksOn && quiet < patience else {
+            // What a disk was just given shows when it is looked at again.
+            let isDiskAwaited = disks.contains { $0.isWaiting }
+            if isHeard || hasActivity() {
+                noteActivity(now)
+            } else if !isDiskAwaited {
+                patience.note(gap: now &- last, at: now)
+            } else {
+                wasDiskAwaited = true
+            }
+            last = now
+            guard now &- quietSince < (isDiskAwaited ? diskPatience : patience).nanoseconds(at: now) else {
                 return disks.allSatisfy { $0.prepareToSleep() } && interfaces?.prepareToSleep() != false
                     && link.prepareToSleep()
             }
         }
         return false
+    }
+
+    /// Whether disks or interfaces have done anything since it was asked last.
+    private func hasActivity() -> Bool {
+        let activity = disks.reduce(interfaces?.activity ?? 0) { $0 &+ $1.activity }
+        defer { lastActivity = activity }
+        return activity != lastActivity
+    }
+
+    private func noteActivity(_ now: UInt64) {
+        if !wasDiskAwaited { patience.note(waited: now &- quietSince) }
+        (quietSince, wasDiskAwaited) = (now, false)
     }
 
     /// A piece of work for everyone who has some; whether more is left.

@@ -28,8 +28,6 @@ final class HypervisorLink: EventPorts {
     let places: SpecialPlaces
     let memory: DomainMemory
     let grants: GrantMap
-    /// CLOCK_MONOTONIC nanoseconds of the last event from the guest.
-    private(set) var lastEvent: UInt64 = 0
     private(set) var eventsReceived: UInt64 = 0
     private(set) var eventsSent: UInt64 = 0
 
@@ -85,12 +83,10 @@ final class HypervisorLink: EventPorts {
 
     /// Calls the ports that the guest has sent on; whether there were any.
     func serveEvents() -> Bool {
-        let found = events.takeSignals { number in
+        events.takeSignals { number in
             eventsReceived &+= 1
             ports[UInt32(number)]?.onEvent()
         }
-        if found { lastEvent = monotonicNanoseconds() }
-        return found
     }
 
     /// False if an event has come meanwhile.

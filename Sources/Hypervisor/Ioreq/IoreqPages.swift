@@ -89,15 +89,9 @@ public struct IoreqPages: @unchecked Sendable {
         return word(offset).pointee.exchange(0, ordering: .sequentiallyConsistent) != 0
     }
 
-    /// Sleeps until vCPU `index` is kicked, at most `nanoseconds`; before that, looks for a kick for `spinning` of them.
-    public func sleep(_ index: Int, spinning: UInt64 = 0, nanoseconds: UInt64?) {
+    /// Sleeps until vCPU `index` is kicked, at most `nanoseconds`.
+    public func sleep(_ index: Int, nanoseconds: UInt64?) {
         let offset = IoreqLayout.attention + index * IoreqLayout.attentionStride
-        if spinning > 0 {
-            let end = monotonicNanoseconds() + spinning
-            while monotonicNanoseconds() < end {
-                if word(offset).pointee.load(ordering: .sequentiallyConsistent) != 0 { return }
-            }
-        }
         // The word behind it says whether a kick needs the system call.
         word(offset + 4).pointee.store(1, ordering: .sequentiallyConsistent)
         futex(offset).wait(while: 0, nanoseconds: nanoseconds)

@@ -19,7 +19,7 @@ internal import Synchronization
     private let engine: any VCPUEngine
     private var isHalted = false
     private var waitsForStartup: Bool
-    private var impatience = Impatience()
+    private var patience = Patience()
     private let errands = Mutex<[Errand]>([])
     private let hasErrands = Atomic<Bool>(false)
     private let sleeps = Atomic<Bool>(false)
@@ -189,8 +189,8 @@ internal import Synchronization
         sleeps.store(true, ordering: .relaxed)
         if !waitsForStartup { domain.xen.note(index, isBlocked: true) }
         let began = monotonicNanoseconds()
-        domain.pages.sleep(index, spinning: impatience.nanoseconds, nanoseconds: nil)
-        impatience.note(slept: monotonicNanoseconds() &- began)
+        if !domain.pages.look(index, from: began, &patience) { domain.pages.sleep(index, nanoseconds: nil) }
+        patience.note(waited: monotonicNanoseconds() &- began)
         if !waitsForStartup { domain.xen.note(index, isBlocked: false) }
         sleeps.store(false, ordering: .relaxed)
     }

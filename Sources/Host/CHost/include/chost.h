@@ -12,6 +12,8 @@
 #include <sys/timerfd.h>
 #include <sys/uio.h>
 
+/// Lets the processor's other thread go first: what a loop does that looks at a word.
+static inline void chost_relax(void) { __builtin_ia32_pause(); }
 /// Waits while `*word == expected`, at most `nanoseconds` (UINT64_MAX: for ever). 0 or -errno.
 int chost_futex_wait(volatile uint32_t *word, uint32_t expected, uint64_t nanoseconds);
 /// Wakes up to `count` waiters. The number woken, or -errno.
