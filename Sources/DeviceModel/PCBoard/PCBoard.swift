@@ -96,6 +96,7 @@ public final class PCBoard {
         board.attach("dma", dma)
         board.attach("fdc", floppies)
         board.attach("rtc", rtc)
+        uart.show = { pages.show($0) }
         board.attach("com1", uart)
         board.attach("debug", DebugPorts(log: outputs.log))
         board.attach("fw-cfg", FirmwareConfig(FirmwareItems(Self.firmware(config, ram)), memory: memory))

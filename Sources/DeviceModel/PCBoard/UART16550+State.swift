@@ -3,6 +3,7 @@
 // Modelled: see UART16550.swift.
 // Quirks: the divisor's reset value is undefined on the chip; here it is 9600 baud.
 
+internal import Ioreq
 public import Machine
 
 extension UART16550 {
@@ -89,6 +90,29 @@ extension UART16550 {
     }
 }
 
+/// What reads without effect give.
+extension UART16550.State {
+    var resting: RestingSerial {
+        let latches = lineControl.contains(.divisorLatch)
+        var resting = RestingSerial(sends: !latches && !modemControl.contains(.loop))
+        resting[1] = latches ? UInt8(truncatingIfNeeded: divisor >> 8) : interruptEnable.rawValue
+        resting[2] = interrupt == .transmitterEmpty ? nil : identification
+        resting[3] = lineControl.rawValue
+        resting[4] = modemControl.rawValue
+        resting[5] = lineStatus.contains(.overrun) ? nil : shownLineStatus
+        resting[6] = modemDeltas == 0 ? modemLines.rawValue : nil
+        return resting
+    }
+
+    private var shownLineStatus: UInt8 {
+        lineStatus.rawValue | (received.isEmpty ? 0 : UART16550.LineStatus.dataReady.rawValue)
+    }
+
+    private var identification: UInt8 {
+        (interrupt?.rawValue ?? UART16550.Source.none) | (fifoControl.contains(.enable) ? 0xC0 : 0)
+    }
+}
+
 /// Register accesses.
 extension UART16550.State {
     public mutating func read(_ offset: UInt64) throws(BusFault) -> UInt8 {
@@ -102,7 +126,7 @@ extension UART16550.State {
         case (4, _): return modemControl.rawValue
         case (5, _):
             defer { lineStatus.remove(.overrun) }
-            return lineStatus.rawValue | (received.isEmpty ? 0 : UART16550.LineStatus.dataReady.rawValue)
+            return shownLineStatus
         case (6, _):
             defer { modemDeltas = 0 }
             return modemLines.rawValue | modemDeltas
@@ -119,9 +143,8 @@ extension UART16550.State {
     }
 
     private mutating func readIdentification() -> UInt8 {
-        let source = interrupt
-        if source == .transmitterEmpty { transmitterEmptied = false }
-        return (source?.rawValue ?? UART16550.Source.none) | (fifoControl.contains(.enable) ? 0xC0 : 0)
+        defer { if interrupt == .transmitterEmpty { transmitterEmptied = false } }
+        return identification
     }
 
     /// A byte to send down the cable, if that is what the write brought.

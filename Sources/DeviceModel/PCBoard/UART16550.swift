@@ -4,6 +4,7 @@
 // Not modelled: line errors, DMA mode pins, the time a transmitted byte takes.
 // Quirks: the transmitter is always empty; a received byte waits at the host until there is room, so nothing overruns.
 
+internal import Ioreq
 public import Machine
 public import Registers
 
@@ -11,6 +12,8 @@ public import Registers
 public final class UART16550: Device {
     private let irq: any Line
     private let transmit: (UInt8) -> Void
+    /// Told, by `settle`, what reads give from now on, before the interrupt line follows.
+    var show: (RestingSerial) -> Void = { _ in }
     public let regions: [Region]
     public var state = State()
 
@@ -25,7 +28,10 @@ public final class UART16550: Device {
     public func write(_ value: UInt64, _ access: Access) throws(BusFault) {
         if let byte = try state.write(UInt8(truncatingIfNeeded: value), access.offset) { transmit(byte) }
     }
-    public func settle() { irq.drive(state.interrupt != nil && state.modemControl.contains(.out2)) }
+    public func settle() {
+        show(state.resting)
+        irq.drive(state.interrupt != nil && state.modemControl.contains(.out2))
+    }
 
     /// How many bytes from the cable it takes now.
     public var room: Int { state.room }

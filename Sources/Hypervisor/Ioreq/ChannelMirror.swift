@@ -148,10 +148,10 @@ public final class ChannelMirror: Sendable {
 
 extension IoreqPages {
     /// Writes posted so far, modulo 2^32.
-    fileprivate var postedWrites: UInt32 { word(IoreqLayout.buffered + 4).pointee.load(ordering: .relaxed) }
+    var postedWrites: UInt32 { word(IoreqLayout.buffered + 4).pointee.load(ordering: .relaxed) }
 
     /// Whether the device model has carried out the posted writes before `place`. What it has done then shows.
-    fileprivate func hasCarriedOut(_ place: UInt32) -> Bool {
+    func hasCarriedOut(_ place: UInt32) -> Bool {
         let done = word(IoreqLayout.buffered).pointee.load(ordering: .acquiring)
         return Int32(bitPattern: done &- place) >= 0
     }

@@ -3,7 +3,7 @@
 //
 //   page 0   struct shared_iopage: one 32-byte ioreq per vCPU
 //   page 1   struct buffered_iopage: ring of posted writes
-//   page 2   doorbells: attention words, sleep flag, interrupt lines, clock, mirrors of the IDE channels
+//   page 2   doorbells: attention words, sleep flag, interrupt lines, clock, mirrors of the IDE channels and COM1
 //   page 3   commands from the device model (memory map, power, written code)
 
 public import Host
@@ -30,6 +30,7 @@ public enum IoreqLayout {
     static let stoppedAt = asleep + 264
     /// A line for each IDE channel.
     static let mirrors = asleep + 320
+    static let serial = mirrors + 128
     static let commands = 3 * 4096
     static let commandSize = 32
     static let commandSlots: UInt32 = 128

@@ -23,6 +23,7 @@ final class Domain: @unchecked Sendable {
     let eventPages: EventPages
     let client: IoreqClient
     let driveMirror: ChannelMirror
+    let serialMirror: SerialMirror
     let chipset: Chipset
     let gate: Gate
     let leaves: XenLeaves
@@ -64,6 +65,7 @@ final class Domain: @unchecked Sendable {
         self.pages = pages
         client = IoreqClient(pages, doorbell: doorbell)
         driveMirror = ChannelMirror(pages)
+        serialMirror = SerialMirror(pages)
         eventPages = try EventPages.make()
         chipset = Chipset(vcpus: config.vcpus, tsc: tsc, hasHPET: config.hpet, pages: pages)
         let count = config.vcpus
@@ -154,9 +156,9 @@ final class Domain: @unchecked Sendable {
         posting.withLock { _ in
             guard client.post(request) else { return false }
             if request.kind == .port {
-                driveMirror.note(
-                    UInt16(truncatingIfNeeded: request.address), size: request.size,
-                    value: UInt32(truncatingIfNeeded: request.data))
+                let port = UInt16(truncatingIfNeeded: request.address)
+                driveMirror.note(port, size: request.size, value: UInt32(truncatingIfNeeded: request.data))
+                serialMirror.note(port, size: request.size)
             }
             return true
         }

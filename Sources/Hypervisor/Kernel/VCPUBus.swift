@@ -69,7 +69,7 @@ final class VCPUBus: GuestBus {
             let request = Request(.pciConfig, address: address, size: size, isRead: true)
             return UInt32(truncatingIfNeeded: submit(request)) & ones
         default:
-            if size == 1, let value = domain.driveMirror.read(port) {
+            if size == 1, let value = domain.serialMirror.read(port) ?? domain.driveMirror.read(port) {
                 counters.count(.mirrored)
                 return UInt32(value)
             }
@@ -99,11 +99,12 @@ final class VCPUBus: GuestBus {
         }
     }
 
-    /// Registers of the IDE channels whose writes need no answer: what a drive does about them shows in its status and its
-    /// interrupt only, and a read of the first waits behind them. The data ports are none of them.
+    /// Registers of the IDE channels and of the first serial port whose writes need no answer: what a drive does about them
+    /// shows in its status and its interrupt only, and a read of the first waits behind them. The data ports of drives are
+    /// none of them.
     private func isPosted(_ port: UInt16) -> Bool {
         switch port {
-        case 0x1F1...0x1F7, 0x171...0x177, 0x3F6, 0x376: return true
+        case 0x1F1...0x1F7, 0x171...0x177, 0x3F6, 0x376, SerialMirror.ports: return true
         default:
             let base = domain.busMasterBase.load(ordering: .relaxed)
             return base != 0 && port &- UInt16(truncatingIfNeeded: base) < 16
