@@ -180,7 +180,8 @@ let package = Package(
         .target(name: "CNative", path: "Tests/CNative", linkerSettings: [.linkedLibrary("z")]),
         .systemLibrary(name: "CZydis", path: "Tests/CZydis", providers: [.apt(["libzydis-dev"])]),
         .testTarget(
-            name: "ProcessorTests", dependencies: ["CNative", "CProcessor", "CZydis", "Processor", "TestSupport"],
+            name: "ProcessorTests",
+            dependencies: ["CNative", "CProcessor", "CZydis", "Host", "Processor", "TestSupport"],
             swiftSettings: language),
         .testTarget(
             name: "KernelTests",

@@ -51,6 +51,7 @@ extension Guests {
             #expect(try console.run("mount -t iso9660 /dev/sr0 /mnt && ls /mnt").contains("vmlinuz"))
             #expect(try console.run("nproc").contains("\n\(vcpus)\r\n"))
             #expect(try console.complaints() == "")
+            #expect(try console.run("i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done; echo $i").contains("300000"))
             try checkFigures(domain)
             let shutdown = try Site.xl("shutdown", "-w", domain.name)
             #expect(shutdown.output == "Waiting for 1 domains\nDomain \(domain.id) has been shut down, reason code 0\n")
@@ -70,6 +71,8 @@ extension Guests {
             let statistics = hypervisor?["statistics"] as? [String: Any]
             let answers = statistics?["answers"] as? [String: Any]
             #expect((answers?["count"] as? Int ?? 0) > 1000, "\(stats.prefix(2000))")
+            let programs = statistics?["programs"] as? [String: Any]
+            #expect((programs?["nanoseconds"] as? Int ?? 0) > 1_000_000, "a busy program runs by itself")
             #expect(((statistics?["hypercalls"] as? [String: Int])?["event_channel_op"] ?? 0) > 100)
             let metrics = try Site.xl("metrics").output
             for line in [

@@ -16,9 +16,10 @@ import Testing
 
     private func check(
         _ kind: String, base: UInt64, length: Int, unmasked: Bool = false, bits: Int = 64, translated: Bool = false,
+        direct: Bool = false,
         _ generate: (inout InstructionGenerator) -> Void
     ) throws {
-        let user = try UserGuest(bits: bits, translated: translated)
+        let user = try UserGuest(bits: bits, translated: translated, direct: direct)
         var failures: [String: [String]] = [:]
         var seeds = Array(base..<base + Self.cases)
         if let seed = UInt64(Self.environment["APUS_SEED"] ?? "") { seeds = [seed] }
@@ -90,6 +91,22 @@ import Testing
             case 1: $0.saveAndRestore()
             case 2: $0.integer()
             default: $0.vector()
+            }
+        }
+    }
+
+    /// Registers of all kinds go to the process and come back, and whatever stops it is the engine's to carry out.
+    @Test func programsRunByThemselves() throws {
+        guard UserGuest.hasAVX else { return }
+        try check("direct", base: 19_000_000, length: 12, direct: true) {
+            switch $0.random.below(20) {
+            case 0: $0.faulting()
+            case 1...3: $0.selfModifying()
+            case 4...7: $0.vector()
+            case 8...9: $0.x87()
+            case 10...11: $0.wide()
+            case 12: $0.saveAndRestore()
+            default: $0.integer()
             }
         }
     }

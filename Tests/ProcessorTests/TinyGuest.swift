@@ -6,6 +6,7 @@
 import CNative
 import CProcessor
 import Dispatch
+import Host
 
 @testable import Processor
 
@@ -40,13 +41,19 @@ struct RAM {
         guard let host = native_memory(bytes) else { throw TestSetUp.noMemory }
         (self.start, self.host, self.bytes) = (start, host, bytes)
     }
+
+    /// All of `file`.
+    init(start: UInt64, file: SharedMemory) throws {
+        guard let host = file.bytes.baseAddress else { throw TestSetUp.noMemory }
+        (self.start, self.host, self.bytes) = (start, host, file.bytes.count)
+    }
 }
 
 enum TestSetUp: Error { case noMemory, noFixture }
 
 final class TinyGuest {
     let engine: SoftwareCPU
-    let map = PhysicalMap()
+    let map: PhysicalMap
     private let attention: UnsafeMutablePointer<UInt32>
     private let memory: [RAM]
     private var maps: [UnsafeMutablePointer<UInt8>] = []
@@ -55,9 +62,10 @@ final class TinyGuest {
 
     var cpu: UnsafeMutablePointer<apus_vcpu> { engine.cpu }
 
-    /// `patience`: milliseconds that one run may take.
-    init(_ memory: [RAM], patience: Int = 2000) {
+    /// `patience`: milliseconds that one run may take; `file`: the one of which all lies in `memory`.
+    init(_ memory: [RAM], file: SharedMemory? = nil, patience: Int = 2000) {
         self.memory = memory
+        map = PhysicalMap(file: file.map { MemoryFile(descriptor: $0.descriptor.number, bytes: $0.bytes) })
         attention = .allocate(capacity: 1)
         attention.initialize(to: 0)
         progress = .allocate(capacity: 1)

@@ -7,6 +7,7 @@
 import CNative
 import CProcessor
 import Dispatch
+import Host
 
 @testable import Processor
 
@@ -96,14 +97,18 @@ final class UserGuest {
     var isTranslated: Bool {
         didSet { guest.cpu.engine.pointee.blocks.heat = isTranslated ? 1 : 0 }
     }
+    /// The user's page, when programs are to run by themselves.
+    private let file: SharedMemory?
     private let sandbox: RAM
     private let hostCode: UnsafeMutableRawPointer
     private let hostData: UnsafeMutableRawPointer
 
-    init(bits: Int = 64, translated: Bool = false) throws {
+    /// `direct`: code runs by itself until something stops it.
+    init(bits: Int = 64, translated: Bool = false, direct: Bool = false) throws {
         (self.bits, isTranslated) = (bits, translated)
-        sandbox = try RAM(start: Self.code, bytes: 2 << 20)
-        guest = TinyGuest([try RAM(start: 0, bytes: 2 << 20), sandbox])
+        file = direct ? try SharedMemory(named: "user-guest", size: 2 << 20) : nil
+        sandbox = try file.map { try RAM(start: Self.code, file: $0) } ?? RAM(start: Self.code, bytes: 2 << 20)
+        guest = TinyGuest([try RAM(start: 0, bytes: 2 << 20), sandbox], file: file)
         guard let code = native_map(Self.code, 65536, true), let data = native_map(Self.data, Self.dataBytes, false)
         else { throw TestSetUp.noMemory }
         (hostCode, hostData) = (code, data)
@@ -194,6 +199,11 @@ final class UserGuest {
         cpu.fpuImage.copyMemory(from: state.fx, byteCount: 416)
         (cpu.fpuImage + FXSAVEOffset.upper).copyMemory(from: state.upper, byteCount: 256)
         cpu.pointee.rip = Self.code
+        if let direct = guest.engine.directExecution {
+            cpu.pointee.cr4 |= CR4.fsgsBase
+            direct.begin(cpu)
+            cpu.pointee.direct = UInt32(APUS_DIRECT_ON)
+        }
         let exit = guest.run()
         var result = UserState()
         result.gpr = (0..<16).map { apus_gpr_at(cpu, UInt32($0)).pointee }

@@ -173,6 +173,20 @@ extension Confinement {
     /// New memory to share.
     public static var memoryFiles: Confinement { .allowing(SYS_memfd_create, SYS_ftruncate) }
 
+    /// Running these child processes by ptrace, and nothing else's. It has to come before `living`.
+    public static func tracing(_ processes: [Int32]) -> Confinement {
+        guard !processes.isEmpty else { return Confinement() }
+        func isOne(_ argument: Int) -> [Condition] {
+            processes.map { Condition(argument: argument, is: UInt32(bitPattern: $0)) }
+        }
+        var list = Confinement()
+        list.rules = [(SYS_ptrace, 1), (SYS_wait4, 0), (SYS_kill, 0), (SYS_sched_setaffinity, 0)].map {
+            call, argument in
+            Rule(call: call, conditions: isOne(argument), refusal: nil, isAllowed: true)
+        }
+        return list
+    }
+
     /// New sockets of the Internet's families. It has to come before `living`.
     public static var internet: Confinement {
         .allowing(

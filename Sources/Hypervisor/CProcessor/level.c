@@ -17,6 +17,7 @@ APUS_GENERAL uint32_t apus_system_call(apus_vcpu *cpu, uint64_t next)
     uint32_t flags = cpu->system_flags | (raw >> 8 & 0xD5) | (raw & 1) << 11 | 2;
     uint32_t kept = flags & ~((uint32_t)cpu->sfmask | RESUME);
     if (!(cpu->efer & 1) || cpu->paravirtual || !apus_is_plain_level(cpu, kept)) return 0;
+    cpu->departures++;
     cpu->gpr[APUS_RCX] = next;
     cpu->gpr[11] = flags & ~RESUME;
     cpu->rip = cpu->lstar;
@@ -32,7 +33,7 @@ APUS_GENERAL uint32_t apus_system_return(apus_vcpu *cpu, uint64_t next)
     (void)next;
     uint64_t target = cpu->gpr[APUS_RCX];
     uint32_t flags = (uint32_t)cpu->gpr[11] & IMPLEMENTED & ~(RESUME | VIRTUAL);
-    if (!(cpu->efer & 1) || cpu->paravirtual || cpu->cpl != 0 || !apus_is_plain_level(cpu, flags)) return 0;
+    if (cpu->direct != APUS_DIRECT_OFF || !(cpu->efer & 1) || cpu->paravirtual || cpu->cpl != 0 || !apus_is_plain_level(cpu, flags)) return 0;
     if ((uint64_t)((int64_t)(target << 16) >> 16) != target) return 0;
     cpu->rip = target;
     set_flags(cpu, flags);

@@ -93,10 +93,10 @@ public struct IoreqPages: @unchecked Sendable {
     /// Sleeps until vCPU `index` is kicked, at most `nanoseconds`.
     public func sleep(_ index: Int, nanoseconds: UInt64?) {
         let offset = IoreqLayout.attention + index * IoreqLayout.attentionStride
-        // The word behind it says whether a kick needs the system call.
-        word(offset + 4).pointee.store(1, ordering: .sequentiallyConsistent)
+        // The word behind it counts who sleeps, so that a kick knows whether it needs the system call.
+        word(offset + 4).pointee.wrappingAdd(1, ordering: .sequentiallyConsistent)
         futex(offset).wait(while: 0, nanoseconds: nanoseconds)
-        word(offset + 4).pointee.store(0, ordering: .relaxed)
+        word(offset + 4).pointee.wrappingSubtract(1, ordering: .relaxed)
     }
 
     /// Guest time zero on the host's monotonic clock, and its present value, in nanoseconds.

@@ -5,6 +5,7 @@
 
 internal import CXen
 internal import Machine
+internal import Processor
 internal import Synchronization
 
 struct DomainStatistics: Codable {
@@ -13,6 +14,12 @@ struct DomainStatistics: Codable {
         var nanoseconds: UInt64
         /// Entry n: how many took less than 2^n nanoseconds, and not less than half of that.
         var histogram: [UInt64]
+    }
+    /// Of the guest's programs that ran by themselves, on the host's processor.
+    struct Programs: Codable {
+        /// How often one ran until something stopped it.
+        var runs: UInt64
+        var nanoseconds: UInt64
     }
     struct Events: Codable {
         /// Sends by the guest, deliveries to it, and what of both went to back ends or came from them.
@@ -30,6 +37,7 @@ struct DomainStatistics: Codable {
     var exits: [[String: UInt64]]
     var hypercalls: [String: UInt64]
     var answers: Answers
+    var programs: Programs
     var events: Events
     var chips: [Chip]
 
@@ -47,6 +55,9 @@ struct DomainStatistics: Codable {
         answers = Answers(
             count: histogram.reduce(0, &+), nanoseconds: counters.reduce(0) { $0 &+ $1.waitedNanoseconds },
             histogram: histogram)
+        let direct = domain.vcpus.compactMap(\.directExecution)
+        programs = Programs(
+            runs: direct.reduce(0) { $0 + UInt64($1.runs) }, nanoseconds: direct.reduce(0) { $0 + $1.cpuNanoseconds })
         let counted = domain.xen.counters
         events = Events(
             sent: counted.sent.load(ordering: .relaxed), delivered: counted.delivered.load(ordering: .relaxed),

@@ -9,6 +9,7 @@ public import DomainProcess
 internal import Foundation
 public import Host
 internal import Ioreq
+internal import Processor
 internal import Synchronization
 
 public final class Hypervisor {
@@ -61,7 +62,8 @@ public final class Hypervisor {
         try meetBackends()
         if let start { domain.begin(start) }
         try watch()
-        try Confinement.hypervisor.enter(as: "hypervisor")
+        let programs = domain.vcpus.compactMap { $0.directExecution?.processNumber }
+        try (Confinement.tracing(programs) + .hypervisor).enter(as: "hypervisor")
         try domain.start(paused: paused)
         try ready(places)
         reactor.run()

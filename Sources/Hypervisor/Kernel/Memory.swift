@@ -54,7 +54,8 @@ struct SpecialFrame: Sendable {
         map = PhysicalMap(
             paravirtual: isPV
                 ? ParavirtualMemory(
-                    frames: bytes >> 12, table: layout.tableAddress, tableBytes: UInt64(tableBytes)) : nil)
+                    frames: bytes >> 12, table: layout.tableAddress, tableBytes: UInt64(tableBytes)) : nil,
+            file: unsafe MemoryFile(descriptor: ram.memory.descriptor.number, bytes: ram.memory.bytes))
         if config.kind == .hvm {
             for special in SpecialFrame.all { layout.frames[special.index] = special.guestFrame << 12 }
         }

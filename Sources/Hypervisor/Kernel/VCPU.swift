@@ -65,13 +65,22 @@ internal import Synchronization
     func start() throws(HostFailure) {
         let thread = try HostThread("vcpu\(index)") { [self] in loop() }
         self.thread.withLock { $0 = thread }
+        guard let direct = engine.directExecution else { return }
+        _ = try HostThread("direct\(index)", stackBytes: 1 << 16) { [domain, index] in
+            direct.watch { domain.pages.sleep(index, nanoseconds: nil) }
+        }
     }
 
     /// On its own thread: whether it runs 64-bit code.
     var isLongMode: Bool { engine.isLongMode }
 
     var isSleeping: Bool { sleeps.load(ordering: .relaxed) }
-    var cpuNanoseconds: UInt64 { thread.withLock { $0?.cpuNanoseconds ?? 0 } }
+    var cpuNanoseconds: UInt64 {
+        thread.withLock { $0?.cpuNanoseconds ?? 0 } &+ (engine.directExecution?.cpuNanoseconds ?? 0)
+    }
+
+    /// Where the guest's programs run by themselves, if the host allows that.
+    var directExecution: DirectExecution? { engine.directExecution }
 
     /// Has the engine told before it runs on.
     func send(_ errand: Errand) {

@@ -169,6 +169,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
         pointee.gpr.2 = UInt64(profile.signature)
         pointee.rip = 0xFFF0
         (pointee.arith_flags, pointee.system_flags) = (0, 2)
+        pointee.direct = UInt32(APUS_DIRECT_OFF)
         for index in 0..<6 {
             segment(index).pointee = apus_segment(base: 0, limit: 0xFFFF, selector: 0, access: 0x93)
         }

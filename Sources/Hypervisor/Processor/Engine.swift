@@ -54,9 +54,12 @@ public protocol VCPUEngine: AnyObject {
     func physicalAddress(ofLinear address: UInt64) -> UInt64?
     /// What hypercalls of PV guests work on; nil: this is none's vCPU.
     var paravirtual: (any ParavirtualCPU)? { get }
+    /// Where the guest's programs run by themselves; nil: they do not.
+    var directExecution: DirectExecution? { get }
 }
 
 extension VCPUEngine {
+    public var directExecution: DirectExecution? { nil }
     public var paravirtual: (any ParavirtualCPU)? { nil }
 }
 
@@ -119,6 +122,15 @@ public struct PhysicalRegion {
     }
 }
 
+/// A memory file and where this process has mapped it, whole.
+public struct MemoryFile {
+    public var descriptor: Int32
+    public var bytes: UnsafeMutableRawBufferPointer
+    public init(descriptor: Int32, bytes: UnsafeMutableRawBufferPointer) {
+        (self.descriptor, self.bytes) = (descriptor, bytes)
+    }
+}
+
 /// Guest-physical memory of one domain as its engines see it: disjoint, page-aligned regions.
 /// Replaced as a whole, with every vCPU out of its engine or told by `memoryMapChanged`.
 public final class PhysicalMap: @unchecked Sendable {
@@ -129,7 +141,11 @@ public final class PhysicalMap: @unchecked Sendable {
     let engines = EngineList()
     /// Of a PV domain; set before its engines are made.
     public let paravirtual: ParavirtualMemory?
-    public init(paravirtual: ParavirtualMemory? = nil) { self.paravirtual = paravirtual }
+    /// Where most of it lies; nil: no other process can map it.
+    public let file: MemoryFile?
+    public init(paravirtual: ParavirtualMemory? = nil, file: MemoryFile? = nil) {
+        (self.paravirtual, self.file) = (paravirtual, file)
+    }
 
     /// What the CPU's address lines let through: without bit 20 while the A20 gate is closed.
     public private(set) var addressMask = UInt64.max

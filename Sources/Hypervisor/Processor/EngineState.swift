@@ -75,6 +75,7 @@ final class EngineList: @unchecked Sendable {
         }
         apus_set_flag(engine.pointee.newsFlag, true)
         apus_attend(engine.pointee.attention)
+        engine.pointee.direct?.interrupt()
     }
 
     /// Notes that `sender` has code of a page; the others are told if they do not watch it yet.
@@ -151,6 +152,8 @@ struct EngineState {
     let attention: UnsafeMutablePointer<UInt32>
     var blocks: BlockCache
     var translator: Translator?
+    /// Where programs of the guest run by themselves, if the host allows that.
+    var direct: DirectExecution?
     var spaces = AddressSpaces()
     /// Of a PV guest's vCPU.
     private(set) var paravirtual: UnsafeMutablePointer<ParavirtualState>?

@@ -30,6 +30,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
         default: source = .software
         }
         let vector = pointee.pending_vector
+        if pointee.cpl == 3 { pointee.departures &+= 1 }
         noteAddress()
         return deliver(vector, source, error: pointee.pending_has_error ? pointee.pending_error : nil)
     }

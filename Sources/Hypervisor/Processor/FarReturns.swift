@@ -65,6 +65,17 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
         }
     }
 
+    /// A program that ran by itself has gone to another code segment, or loaded another stack segment; 0: it has not.
+    func takeSegments(code selector: UInt16, stack: UInt16) throws(Fault) {
+        if selector != 0 {
+            var code = try returnDescriptor(selector, pointee.rip)
+            try markAccessed(selector, &code)
+            setCode(selector, code, cpl: pointee.cpl)
+        }
+        if stack != 0 { segment(Seg.ss).pointee = try stackSegment(stack, cpl: 3, fault: Vector.generalProtection) }
+        updateMode()
+    }
+
     /// IRET with operand size `size`; `next` is the address behind it.
     func returnFromInterrupt(size: UInt8, next: UInt64) throws(Fault) {
         guard pointee.cr0 & CR0.protection != 0 else {
@@ -135,6 +146,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
         pointee.arith_flags = UInt32(truncatingIfNeeded: value & RFLAGS.arithmetic)
         pointee.system_flags = UInt32(truncatingIfNeeded: value & ~RFLAGS.arithmetic) | 2
         updateLevel()
+        noteProgram()
     }
 
     private func returnToVirtual8086(

@@ -51,6 +51,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
         }
         setFlat(code: toLong ? selector &+ 16 : selector, stack: selector &+ 8, cpl: 3, isLong: toLong)
         updateMode()
+        noteProgram()
     }
 
     fileprivate func systemEnter() throws(Fault) {
@@ -87,6 +88,7 @@ func fastCallHandler(_ insn: UnsafeMutablePointer<apus_insn>) -> apus_handler? {
     case 0x105:
         return { cpu, insn in
             attempt { () throws(Fault) in
+                cpu.pointee.departures &+= 1
                 if cpu.isParavirtual { return try cpu.paravirtualCall(insn) }
                 try cpu.systemCall(insn)
                 return Status.jump

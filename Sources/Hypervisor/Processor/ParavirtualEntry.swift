@@ -147,6 +147,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
     /// Enters the event callback if an event waits and none is held back. false: the domain has crashed.
     func takeParavirtualEvent() -> Bool {
         guard pv.pointee.hasEvent else { return true }
+        if pointee.cpl == 3 { noteProgramInterrupt() }
         var entry = pv.pointee[.event]
         entry.masksEvents = true
         return bounce(to: entry, from: origin(pointee.rip, rflags))
@@ -217,6 +218,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
         pointee.gpr.4 = code.access & Access.long != 0 ? frame[7] : frame[7] & 0xFFFF_FFFF
         loadParavirtualFlags(flags)
         updateMode()
+        noteProgram()
         return takeParavirtualEvent() ? Status.jump : Status.exit
     }
 

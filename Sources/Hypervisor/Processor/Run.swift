@@ -30,6 +30,10 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
                 if let exit = singleStep() { return exit }
                 continue
             }
+            if self.pointee.direct == UInt32(APUS_DIRECT_ON), self.pointee.cpl == 3 {
+                if let exit = runProgram() { return exit }
+                continue
+            }
             let (status, insn, block) = runBlocks()
             if let exit = settle(status, insn, block) { return exit }
         }
@@ -40,7 +44,6 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
 
     /// Runs blocks as long as they end in jumps and nobody calls.
     @inline(never) private func runBlocks() -> (UInt32, Insn?, Block?) {
-        let attention = self.pointee.attention
         let csBase = segmentPointer(segmentCS)
         while true {
             let rip = self.pointee.rip
@@ -63,11 +66,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
                 guard status == Status.jump || status == Status.interpret else {
                     return (status, self.pointee.native_insn, self.pointee.current)
                 }
-                if apus_attention(attention) != 0 || self.pointee.window_wanted || self.pointee.nmi_pending
-                    || self.pointee.mode_key & ModeKey.trap.rawValue != 0
-                {
-                    return (Status.jump, nil, nil)
-                }
+                if isWanted { return (Status.jump, nil, nil) }
                 guard status == Status.interpret, let current = self.pointee.current else { continue }
                 block = current
             }
@@ -78,12 +77,15 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
                 status = insn.pointee.handler(self, insn)
             }
             guard status == Status.jump else { return (status, insn, block) }
-            if apus_attention(attention) != 0 || self.pointee.window_wanted || self.pointee.nmi_pending
-                || self.pointee.mode_key & ModeKey.trap.rawValue != 0
-            {
-                return (status, insn, block)
-            }
+            if isWanted { return (status, insn, block) }
         }
+    }
+
+    /// The loop has something to do before the next block.
+    @inline(__always) private var isWanted: Bool {
+        apus_attention(self.pointee.attention) != 0 || self.pointee.window_wanted || self.pointee.nmi_pending
+            || self.pointee.mode_key & ModeKey.trap.rawValue != 0
+            || self.pointee.direct == UInt32(APUS_DIRECT_ON) && self.pointee.cpl == 3
     }
 
     /// Carries out what the last instruction of a run asks for; an exit, if it is one.

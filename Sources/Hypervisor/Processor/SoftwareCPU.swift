@@ -21,6 +21,9 @@ public final class SoftwareCPU: VCPUEngine {
         self.index = index
         engine = .allocate(capacity: 1)
         engine.initialize(to: EngineState(map: map, bus: bus, attention: attention))
+        if index < DirectExecution.mostProcesses, engine.pointee.translator != nil {
+            engine.pointee.direct = map.file.flatMap(DirectExecution.init)
+        }
         map.engines.add(engine)
         let room = Int(APUS_STACK_ROOM)
         let memory = apus_huge_allocate(room + apus_vcpu_bytes())
@@ -64,6 +67,7 @@ public final class SoftwareCPU: VCPUEngine {
         case APUS_EXIT_SHUTDOWN: return .shutdown
         case APUS_EXIT_HYPERCALL: return .hypercall
         case APUS_EXIT_INTERRUPT_WINDOW: return .interruptWindow
+        case APUS_EXIT_LOST: return .failed("the process that ran the guest's programs has been killed")
         case APUS_EXIT_CRASH: return .failed(cpu.pv.pointee.crash.description)
         default: return .failed("the processor stopped with code \(cpu.pointee.exit_detail)")
         }
@@ -77,6 +81,7 @@ public final class SoftwareCPU: VCPUEngine {
     }
 
     public func inject(vector: UInt8) {
+        if cpu.pointee.cpl == 3 { cpu.noteProgramInterrupt() }
         cpu.pointee.halted = false
         cpu.enterGuest()
         defer { cpu.leaveGuest() }
@@ -116,6 +121,8 @@ public final class SoftwareCPU: VCPUEngine {
         cpu.flushTLB(keepGlobal: false)
         cpu.updateMode()
     }
+
+    public var directExecution: DirectExecution? { engine.pointee.direct }
 
     public var timeStampCounter: UInt64 { cpu.timeStampCounter }
 

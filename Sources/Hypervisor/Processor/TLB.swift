@@ -106,6 +106,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
     func flushPage(_ linear: UInt64) {
         serialize()
         let engine = engine
+        if self.pointee.direct_pages != 0 { forgetDirectly(linear) }
         apus_clear_near(self)
         if let shift = engine.pointee.spaces.largeShift(linear) { return flushPart(linear, shift) }
         let index = Int(truncatingIfNeeded: linear &>> 12 & UInt64(APUS_TLB_ENTRIES - 1))
@@ -146,6 +147,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
     /// INVLPG where large pages are.
     private func flushPart(_ linear: UInt64, _ shift: UInt64) {
         let engine = engine
+        if self.pointee.direct_pages != 0 { forgetDirectly(nil) }
         for slot in 0..<engine.pointee.spaces.filledCount {
             dropPart(Int(engine.pointee.spaces.filled[slot]), linear, shift)
         }
@@ -175,6 +177,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
 
     /// Drops store translations, because a page they may name holds code now.
     func flushStores() {
+        if self.pointee.direct_pages != 0 { forgetDirectly(nil) }
         apus_clear_near(self)
         for mode in 0..<Int(APUS_TLB_MODES) {
             for index in 0..<Int(APUS_TLB_ENTRIES) {
@@ -190,6 +193,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
         let page = UInt64(UInt(bitPattern: host)) & ~0xFFF
         let engine = engine
         var found = apus_near_stores(self, page)
+        if self.pointee.direct_pages != 0, forgetDirectStores(to: host) { found = true }
         apus_clear_near(self)
         for slot in 0..<engine.pointee.spaces.filledCount {
             if dropStore(Int(engine.pointee.spaces.filled[slot]), page) { found = true }

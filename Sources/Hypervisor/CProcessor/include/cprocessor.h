@@ -154,11 +154,18 @@ enum {
     APUS_EXIT_INTERRUPT_WINDOW = 4, ///< an interrupt was waiting and can be delivered now
     APUS_EXIT_FATAL = 5,     ///< the engine cannot go on; `exit_detail` holds a code
     APUS_EXIT_CRASH = 6,     ///< a PV guest did what its domain does not survive
+    APUS_EXIT_LOST = 7,      ///< the process in which a program of the guest ran is gone, and its registers with it
 };
 
 /// XSAVE area in its standard form (SDM vol. 1 §13.4): x87/MMX at 32, XMM at 160, upper halves of YMM at 576.
 /// Aligned to 16 only: Swift imports nothing that is aligned more strictly.
 typedef struct apus_fpu { _Alignas(16) uint8_t bytes[1024]; } apus_fpu;
+
+enum {
+    APUS_DIRECT_OFF = 0,
+    APUS_DIRECT_RESTING = 1, ///< they do from the kernel's next return to one
+    APUS_DIRECT_ON = 2,
+};
 
 /// Bytes in front of a vCPU that belong to it: while translated code runs, RSP points to the vCPU, and what the host pushes
 /// for a signal lies below.
@@ -245,7 +252,11 @@ struct apus_vcpu {
     uint64_t shared_distance[16]; ///< as in `near`, for accesses that share a look into the TLB, by base register
     uint64_t near_saved[2];    ///< while a slot of `near` is filled
     apus_spaces *spaces;       ///< the second level of the TLB
-    uint64_t unused[7];        ///< keeps `fpu`, `scratch` and `jump_cache` at multiples of 64
+    uint32_t direct;           ///< whether programs run by themselves: APUS_DIRECT_OFF ...; see DirectExecution.swift
+    uint32_t departures;       ///< counts system calls and exceptions of programs
+    uint32_t direct_pages;     ///< 1: their process has pages of the guest, which are to be forgotten when they change
+    uint32_t padding;
+    uint64_t unused[5];        ///< keeps `fpu`, `scratch` and `jump_cache` at multiples of 64
     apus_near near_empty;      ///< what an empty slot holds: a page that no address is canonical in, by chance, and memory of no use
     uint16_t near_misses[APUS_NEAR_SITES]; ///< that places in translated code may still have, see Translator.swift
     apus_near near[APUS_TLB_MODES][2][APUS_NEAR_SLOTS]; ///< as `tlb`

@@ -107,10 +107,15 @@ private struct HypervisorFigures: Decodable {
         var nanoseconds: Double
         var histogram: [Double]
     }
+    struct Programs: Decodable {
+        var runs: Double
+        var nanoseconds: Double
+    }
     struct Statistics: Decodable {
         var exits: [[String: Double]]
         var hypercalls: [String: Double]
         var answers: Answers
+        var programs: Programs
         var events: [String: Double]
         var chips: [ChipFigures]
     }
@@ -170,6 +175,11 @@ extension Metrics {
         for (kind, count) in statistics.events.sorted(by: { $0.key < $1.key }) {
             add("apus_events_total", "Event channel activity.", labels + [("kind", kind)], count)
         }
+        let programs = statistics.programs
+        add(
+            "apus_direct_seconds_total", "CPU time of guest programs that ran by themselves.", labels,
+            programs.nanoseconds / 1e9)
+        add("apus_direct_runs_total", "How often one did, until something stopped it.", labels, programs.runs)
         add(statistics.answers, labels)
         addChips(statistics.chips, labels, process: "hypervisor")
     }
