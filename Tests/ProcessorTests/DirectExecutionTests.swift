@@ -48,17 +48,17 @@ import Testing
         let time = user.runInGuest([0x0F, 0x31, 0x48, 0xC1, 0xE2, 32, 0x48, 0x8D, 0x1C, 0x10, 0xCC], state(), zeros)
         #expect(time.gpr[3] > 0 && time.gpr[3] < apus_host_tsc() / 2, "the guest's begins with its processor")
         #expect(direct.runs == 1)
-        // CPUID and what is like it keep their page from running at all.
+        // CPUID traps, or keeps its page from running at all.
         let leaf = user.runInGuest(identify, state(), zeros)
         #expect(leaf.gpr[0..<4] == own.gpr[0..<4])
     }
 
     @Test func codeThatTellsOfTheHostIsFound() {
         var page = [UInt8](repeating: 0x90, count: 4096)
-        func isPlain(_ bytes: [UInt8], at place: Int, next: [UInt8]? = nil) -> Bool {
+        func isPlain(_ bytes: [UInt8], at place: Int, next: [UInt8]? = nil, trapsCPUID: Bool = false) -> Bool {
             var changed = page
             changed.replaceSubrange(place..<place + bytes.count, with: bytes)
-            return apus_direct_is_plain(changed, next)
+            return apus_direct_is_plain(changed, next, trapsCPUID)
         }
         page[100] = 0x0F
         page[101] = 0xB6
@@ -73,6 +73,8 @@ import Testing
             #expect(!isPlain(bytes, at: 7), "\(bytes)")
             #expect(!isPlain(bytes, at: 4096 - bytes.count, next: page), "\(bytes)")
         }
+        #expect(isPlain([0x0F, 0xA2], at: 7, trapsCPUID: true))
+        #expect(!isPlain([0x0F, 1, 0xD0], at: 7, trapsCPUID: true))
         // LFENCE, FXSAVE, CMPXCHG16B, RDRAND, SYSCALL.
         for bytes in [[0x0F, 0xAE, 0xE8], [0x0F, 0xAE, 0x00], [0x0F, 0xC7, 0x09], [0x0F, 0xC7, 0xF0], [0x0F, 5]]
             as [[UInt8]]
@@ -156,13 +158,14 @@ import Testing
 
     @Test func itHasToBeWorthIt() {
         var policy = DirectPolicy()
+        var program: UInt64 = 0x1000
         var now: UInt64 = 1_000_000_000
         var departures: UInt32 = 0
         /// Four milliseconds with so many calls.
         func tick(_ calls: UInt32) -> Bool {
             now += 4_000_000
             departures += calls
-            return policy.noteInterrupt(departures: departures, now: now)
+            return policy.noteInterrupt(of: program, departures: departures, now: now)
         }
         #expect(!tick(0) && tick(3))
         #expect(!tick(1000) && !tick(2) && tick(2))
@@ -177,5 +180,9 @@ import Testing
         let first = pause()
         while stop(used: 0, cost: 50_000) {}
         #expect(pause() > first)
+        // Another program need not wait for that.
+        while stop(used: 0, cost: 50_000) {}
+        program = 0x2000
+        #expect(pause() == 2)
     }
 }

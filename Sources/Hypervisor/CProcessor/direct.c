@@ -27,6 +27,8 @@
 #include <unistd.h>
 
 enum { LIST_BYTES = APUS_DIRECT_BYTES - (APUS_DIRECT_LIST - APUS_DIRECT_CODE), CALL_WORDS = 8 };
+/// The last word of the list: what the process has found out about its host.
+enum { TRAPS_CPUID = LIST_BYTES / 8 - 1 };
 enum { SIGNAL = SIGUSR1 };
 enum { ARITHMETIC = 0x8D5, TRAP = 1 << 8, DIRECTION = 1 << 10, ALIGNMENT = 1 << 18, IDENTIFICATION = 1 << 21 };
 /// Other bits of RFLAGS that a program can change: those, NT and AC.
@@ -40,6 +42,7 @@ struct apus_direct {
     bool is_stale;  ///< `registers` are newer than the process's
     bool is_called; ///< a signal came while it did something else
     bool is_alone;  ///< nothing of the host's lies among its addresses
+    bool traps_cpuid;
     uint32_t count; ///< calls in `list`
     uint64_t *list; ///< shared with the process, which can only read it
     uint64_t fault;
@@ -140,6 +143,7 @@ static void become(apus_direct *direct, int list, pid_t parent) {
     unsigned memory = (unsigned)direct->memory;
     if (memory > 0) syscall(SYS_close_range, 0, memory - 1, 0);
     syscall(SYS_close_range, memory + 1, ~0u, 0);
+    direct->list[TRAPS_CPUID] = syscall(SYS_arch_prctl, ARCH_SET_CPUID, 0) == 0;
     if (prctl(PR_SET_TSC, PR_TSC_SIGSEGV, 0, 0, 0) < 0 || !give_up() || filter() < 0) _exit(1);
     __asm__ volatile("xorl %%r12d, %%r12d\n xorl %%r13d, %%r13d\n jmp *%0"
                      :: "r"((uint64_t)APUS_DIRECT_CODE), "b"((uint64_t)APUS_DIRECT_LIST) : "memory");
@@ -246,6 +250,7 @@ bool apus_direct_attach(apus_direct *direct) {
     }
     direct->count = 0;
     direct->is_alone = direct->registers.r12 == 0;
+    direct->traps_cpuid = direct->list[TRAPS_CPUID] != 0;
     direct->cs = direct->registers.cs, direct->ss = direct->registers.ss;
     return transfer_state(direct, PTRACE_GETREGSET) && direct->state_bytes >= UPPER + UPPER_BYTES;
 }
@@ -294,6 +299,13 @@ bool apus_direct_unmap_all(apus_direct *direct) {
     return apus_direct_change(direct);
 }
 
+static bool has_upper(const apus_direct *direct) {
+    for (size_t index = 0; index < UPPER_BYTES; index++) {
+        if (direct->state[UPPER + index]) return true;
+    }
+    return false;
+}
+
 /// Has the process run where this thread does: they take turns, and waking each other on another processor costs several times as much.
 static void follow(apus_direct *direct) {
     int host = sched_getcpu();
@@ -325,7 +337,8 @@ bool apus_direct_put(apus_direct *direct, const apus_vcpu *cpu) {
     if (cpu->upper_zero) memset(direct->state + UPPER, 0, UPPER_BYTES);
     else memcpy(direct->state + UPPER, cpu->fpu.bytes + UPPER, UPPER_BYTES);
     memset(direct->state + COMPONENTS, 0, 64);
-    direct->state[COMPONENTS] = 7;
+    // Upper halves of zeros that count as used would have SSE run at a quarter of its speed.
+    direct->state[COMPONENTS] = has_upper(direct) ? 7 : 3;
     return transfer_state(direct, PTRACE_SETREGSET);
 }
 
@@ -344,7 +357,7 @@ void apus_direct_take(apus_direct *direct, apus_vcpu *cpu) {
     if (!transfer_state(direct, PTRACE_GETREGSET)) return;
     memcpy(cpu->fpu.bytes, direct->state, LEGACY);
     memcpy(cpu->fpu.bytes + UPPER, direct->state + UPPER, UPPER_BYTES);
-    cpu->upper_zero = 0;
+    cpu->upper_zero = !has_upper(direct);
 }
 
 /// What a stop by a signal means.
@@ -423,12 +436,13 @@ void apus_direct_interrupt(const apus_direct *direct) { kill(direct->pid, SIGNAL
 
 // MARK: - Code
 
-/// Whether what follows 0F is one of CPUID, SYSENTER, XGETBV, RDPKRU, WRPKRU, RDPID, RDSEED and the XSAVE family.
-static bool tells(uint8_t opcode, uint8_t modrm) {
+/// Whether what follows 0F is one of CPUID (unless that traps), SYSENTER, XGETBV, RDPKRU, WRPKRU, RDPID, RDSEED and the XSAVE family.
+static bool tells(uint8_t opcode, uint8_t modrm, bool traps_cpuid) {
     bool is_memory = modrm < 0xC0;
     uint8_t reg = modrm >> 3 & 7;
     switch (opcode) {
-    case 0x34: case 0xA2: return true;
+    case 0x34: return true;
+    case 0xA2: return !traps_cpuid;
     case 0x01: return modrm == 0xD0 || modrm == 0xEE || modrm == 0xEF;
     case 0xAE: return is_memory && reg >= 4 && reg <= 6;
     case 0xC7: return is_memory ? reg >= 3 && reg <= 5 : reg == 7;
@@ -436,13 +450,16 @@ static bool tells(uint8_t opcode, uint8_t modrm) {
     }
 }
 
-bool apus_direct_is_plain(const uint8_t *page, const uint8_t *_Nullable next) {
+bool apus_direct_traps_cpuid(const apus_direct *direct) { return direct->traps_cpuid; }
+
+bool apus_direct_is_plain(const uint8_t *page, const uint8_t *_Nullable next, bool traps_cpuid) {
     enum { BYTES = 4096 };
     const uint8_t *at = page, *end = page + BYTES;
     while ((at = memchr(at, 0x0F, (size_t)(end - at)))) {
         size_t opcode = (size_t)(at - page) + 1, modrm = opcode + 1;
         if (modrm >= BYTES && !next) return false;
-        if (tells(opcode < BYTES ? page[opcode] : next[0], modrm < BYTES ? page[modrm] : next[modrm - BYTES])) return false;
+        uint8_t first = opcode < BYTES ? page[opcode] : next[0], second = modrm < BYTES ? page[modrm] : next[modrm - BYTES];
+        if (tells(first, second, traps_cpuid)) return false;
         at++;
     }
     return true;

@@ -11,7 +11,7 @@ struct DirectPolicy {
     private static let longStretch: UInt64 = 60_000
     /// Interrupts that have to find a program busy in a row.
     private static let patience = 2
-    private static let longestPause = 256
+    private static let longestPause = 64
     /// How often it is looked at what was won, in stops, and how much more than that may have been spent: on pages, at first.
     private static let window: UInt64 = 32
     private static let credit: Int64 = 10_000_000
@@ -19,20 +19,22 @@ struct DirectPolicy {
     private var lastInterrupt: UInt64 = 0
     private var lastDepartures: UInt32 = 0
     private var busy = 0
-    /// Interrupts to let pass, and how many they were last time.
+    /// Interrupts to let pass, how many they were last time, and for which program.
     private var pause = 0
     private var lastPause = 2
+    private var paused: UInt64 = 0
 
     private var stops: UInt64 = 0
     private var balance: Int64 = 0
     private var debt: Int64 = 0
 
-    /// An interrupt has come while the engine ran a program: whether it should run by itself.
-    mutating func noteInterrupt(departures: UInt32, now: UInt64) -> Bool {
+    /// An interrupt has come while the engine ran the program of these page tables: whether it should run by itself.
+    mutating func noteInterrupt(of program: UInt64, departures: UInt32, now: UInt64) -> Bool {
         let elapsed = now &- lastInterrupt
         if elapsed < 1_000_000 { return false }
         let isBusy = elapsed / UInt64(departures &- lastDepartures &+ 1) > Self.longStretch
         (lastInterrupt, lastDepartures) = (now, departures)
+        if program != paused { (pause, lastPause, paused) = (0, 2, program) }
         if pause > 0 {
             pause -= 1
             return false
@@ -67,7 +69,10 @@ extension DirectExecution {
     /// An interrupt has come to a program that the engine runs.
     func noteInterrupt(_ cpu: UnsafeMutablePointer<apus_vcpu>) {
         guard cpu.pointee.direct == UInt32(APUS_DIRECT_OFF) else { return }
-        if policy.noteInterrupt(departures: cpu.pointee.departures, now: apus_direct_clock()) { begin(cpu) }
+        let program = tables(cpu)
+        if policy.noteInterrupt(of: program, departures: cpu.pointee.departures, now: apus_direct_clock()) {
+            begin(cpu)
+        }
     }
 
     /// It has stopped so often since this thread had used `start` of its time; false: it was not worth it.
@@ -93,6 +98,14 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
     /// The page at `linear`, or any, may lead elsewhere from now on.
     @inline(never) func forgetDirectly(_ linear: UInt64?) {
         if let linear { engine.pointee.direct?.forget(linear) } else { engine.pointee.direct?.forgetAll() }
+    }
+
+    /// The same for a part of 2^`shift` bytes.
+    @inline(never) func forgetDirectPart(_ linear: UInt64, _ shift: UInt64) {
+        engine.pointee.direct?.forgetPart(linear, shift)
+    }
+    @inline(never) func renameDirectSpace(_ old: UInt32) {
+        engine.pointee.direct?.rename(old, engine.pointee.spaces.current)
     }
 
     /// See `DirectExecution.forgetStores`.

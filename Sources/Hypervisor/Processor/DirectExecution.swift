@@ -88,7 +88,19 @@ public final class DirectExecution: @unchecked Sendable {
     }
 
     func forgetAll() {
-        if !pages.isEmpty { isAllStale = true }
+        isAllStale = true
+    }
+
+    /// The same for the part of 2^`shift` bytes around `linear`.
+    func forgetPart(_ linear: UInt64, _ shift: UInt64) {
+        let (part, pageShift) = (linear &>> shift, shift &- 12)
+        for page in pages.keys where page &>> pageShift == part { stale.append(page) }
+        for page in stale { pages[page] = nil }
+    }
+
+    /// The address space has a new number, and nothing else has changed.
+    func rename(_ old: UInt32, _ new: UInt32) {
+        if space == old { space = new }
     }
 
     /// Stores to the page at `host` are to be seen from now on; whether the process could make some.
@@ -120,7 +132,7 @@ public final class DirectExecution: @unchecked Sendable {
     /// Whether it is the present one.
     func isWanted(_ cpu: UnsafeMutablePointer<apus_vcpu>) -> Bool { wanted == tables(cpu) }
 
-    private func tables(_ cpu: UnsafeMutablePointer<apus_vcpu>) -> UInt64 {
+    func tables(_ cpu: UnsafeMutablePointer<apus_vcpu>) -> UInt64 {
         (cpu.isParavirtual ? cpu.pointee.user_cr3 : cpu.pointee.cr3) & 0xF_FFFF_FFFF_F000
     }
 
@@ -135,8 +147,7 @@ public final class DirectExecution: @unchecked Sendable {
         }
         let current = cpu.engine.pointee.spaces.current
         if current != space || isAllStale || pages.count > Self.mostPages {
-            cpu.pointee.direct_pages = 0
-            guard unmapAll() else { return false }
+            guard unmapAll(cpu) else { return false }
         }
         space = current
         for page in stale {
@@ -147,11 +158,13 @@ public final class DirectExecution: @unchecked Sendable {
         return apus_direct_change(process) && apus_direct_put(process, cpu)
     }
 
-    private func unmapAll() -> Bool {
+    private func unmapAll(_ cpu: UnsafeMutablePointer<apus_vcpu>) -> Bool {
         isAllStale = false
         stale.removeAll(keepingCapacity: true)
-        if pages.isEmpty { return true }
         pages.removeAll(keepingCapacity: true)
+        // What was only listed to be unmapped counts, too.
+        if cpu.pointee.direct_pages == 0 { return true }
+        cpu.pointee.direct_pages = 0
         return apus_direct_unmap_all(process)
     }
 
@@ -193,7 +206,7 @@ public final class DirectExecution: @unchecked Sendable {
         var page = Page(offset: offset, protection: UInt32(PROT_READ))
         if isFetch {
             let next = find(cpu, number &+ 1, intent)?.host
-            guard apus_direct_is_plain(host, next) else { return nil }
+            guard apus_direct_is_plain(host, next, apus_direct_traps_cpuid(process)) else { return nil }
             page.protection |= UInt32(PROT_EXEC)
         } else if isWritable, code.map({ $0.pointee == 0 }) ?? true {
             page.protection |= UInt32(PROT_WRITE)

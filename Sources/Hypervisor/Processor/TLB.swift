@@ -132,9 +132,10 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
 
     /// Forgets what this address space's number stands for, and the first level as it is.
     private func renewCurrent() {
-        let pcid = engine.pointee.spaces.pcid
+        let (pcid, old) = (engine.pointee.spaces.pcid, engine.pointee.spaces.current)
         engine.pointee.spaces.numbers[pcid] = 0
         engine.pointee.spaces.enter(pcid)
+        if self.pointee.direct_pages != 0 { renameDirectSpace(old) }
     }
 
     /// Forgets one translation of another address space, for INVPCID.
@@ -147,7 +148,7 @@ extension UnsafeMutablePointer where Pointee == apus_vcpu {
     /// INVLPG where large pages are.
     private func flushPart(_ linear: UInt64, _ shift: UInt64) {
         let engine = engine
-        if self.pointee.direct_pages != 0 { forgetDirectly(nil) }
+        if self.pointee.direct_pages != 0 { forgetDirectPart(linear, shift) }
         for slot in 0..<engine.pointee.spaces.filledCount {
             dropPart(Int(engine.pointee.spaces.filled[slot]), linear, shift)
         }

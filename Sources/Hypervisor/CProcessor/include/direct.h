@@ -85,8 +85,10 @@ uint64_t apus_direct_clock(void);
 uint64_t apus_direct_thread_time(void);
 
 /// Whether in a page of code none of those instructions begins, at whatever byte, that would tell a program of the host instead of the
-/// guest. `next`: the page behind it; NULL: that is not known, so there may be one across both.
-bool apus_direct_is_plain(const uint8_t *page, const uint8_t *_Nullable next);
+/// guest. `next`: the page behind it; NULL: that is not known, so there may be one across both. `traps_cpuid`: CPUID is not among them.
+bool apus_direct_is_plain(const uint8_t *page, const uint8_t *_Nullable next, bool traps_cpuid);
+/// Whether the host traps CPUID for the process, as Intel's processors can (SDM vol. 3 "CPUID faulting"); known once it is attached to.
+bool apus_direct_traps_cpuid(const apus_direct *direct);
 
 #pragma clang assume_nonnull end
 #endif
