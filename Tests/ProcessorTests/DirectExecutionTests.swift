@@ -91,6 +91,16 @@ import Testing
         #expect(!isPlain([0x0F, 0xAE], at: 4094, next: next))
     }
 
+    /// Linux has system calls at a fixed address of old, and may carry them out for whoever runs code there.
+    @Test func oldSystemCallsAreTheGuests() throws {
+        let (user, direct) = try make()
+        // mov rax,0xFFFFFFFFFF600000; call rax; int3
+        let code: [UInt8] = [0x48, 0xC7, 0xC0, 0, 0, 0x60, 0xFF, 0xFF, 0xD0, 0xCC]
+        let result = user.runInGuest(code, state(), zeros)
+        #expect(result.vector == 14 && user.guest.cpu.pointee.cr2 == 0xFFFF_FFFF_FF60_0000)
+        #expect(result.gpr[4] == UserGuest.data + 4088 && direct.runs == 1)
+    }
+
     @Test func aTrappedStepIsTheGuests() throws {
         let (user, direct) = try make()
         // pushfq; or dword [rsp],0x100; popfq; nop; nop; int3

@@ -98,15 +98,16 @@ static void add(apus_direct *direct, uint64_t call, const uint64_t arguments[6])
     direct->count++;
 }
 
+/// What it does not allow is a signal: some hosts carry out calls to the page of old system calls when code there is run.
 static long filter(void) {
 #define ALLOW(call) BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, call, 0, 1), BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)
     struct sock_filter program[] = {
         BPF_STMT(BPF_LD | BPF_W | BPF_ABS, 4),
         BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, AUDIT_ARCH_X86_64, 1, 0),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_TRAP),
         BPF_STMT(BPF_LD | BPF_W | BPF_ABS, 0),
         ALLOW(SYS_mmap), ALLOW(SYS_munmap), ALLOW(SYS_pause),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_TRAP),
     };
 #undef ALLOW
     struct sock_fprog whole = {.len = sizeof program / sizeof *program, .filter = program};
@@ -268,6 +269,7 @@ void apus_direct_unmap(apus_direct *direct, uint64_t address, uint64_t bytes) {
 
 bool apus_direct_change(apus_direct *direct) {
     if (direct->count == 0) return true;
+    size_t bytes = direct->count * CALL_WORDS * sizeof *direct->list;
     struct user_regs_struct registers = direct->registers;
     registers.rip = APUS_DIRECT_CODE;
     registers.rbx = APUS_DIRECT_LIST;
@@ -285,6 +287,8 @@ bool apus_direct_change(apus_direct *direct) {
         if (status < 0 || status == SIGSEGV) return false;
         direct->is_called = true;
     }
+    // Programs can read the list, and have no business with where their pages lie.
+    memset(direct->list, 0, bytes);
     return request(direct, PTRACE_GETREGS, 0, &registers) == 0 && registers.r12 == 0;
 }
 
@@ -371,6 +375,12 @@ static int meaning(apus_direct *direct, int signal) {
     case SIGSEGV:
         direct->fault = (uint64_t)information.si_addr;
         return information.si_code == SEGV_MAPERR || information.si_code == SEGV_ACCERR ? APUS_DIRECT_FAULT : APUS_DIRECT_REFUSED;
+    case SIGSYS:
+        // Such a call has returned already. It is the guest's to make.
+        registers->rip = (uint64_t)information.si_call_addr;
+        registers->rsp -= 8;
+        direct->is_stale = true;
+        return APUS_DIRECT_REFUSED;
     case SIGTRAP:
         if (registers->eflags & TRAP) return APUS_DIRECT_STEPPED;
         // INT3 and INT1 end behind themselves.

@@ -164,8 +164,9 @@ public final class DirectExecution: @unchecked Sendable {
         pages.removeAll(keepingCapacity: true)
         // What was only listed to be unmapped counts, too.
         if cpu.pointee.direct_pages == 0 { return true }
-        cpu.pointee.direct_pages = 0
-        return apus_direct_unmap_all(process)
+        isAllStale = !apus_direct_unmap_all(process)
+        cpu.pointee.direct_pages = isAllStale ? 1 : 0
+        return !isAllStale
     }
 
     /// Maps what an access needs; false: the engine must make it.
@@ -187,7 +188,9 @@ public final class DirectExecution: @unchecked Sendable {
                 if let page = look(cpu, other, isFetch: isFetch, isStore: false) { add(other, page) }
             }
         }
-        return addPending() && apus_direct_change(process)
+        if addPending(), apus_direct_change(process) { return true }
+        forgetAll()
+        return false
     }
 
     private func isForPrograms(_ number: UInt64) -> Bool {
