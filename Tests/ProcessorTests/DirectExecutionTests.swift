@@ -8,7 +8,7 @@ import Testing
 
 @testable import Processor
 
-@Suite(.serialized) struct DirectExecutionTests {
+@Suite(.serialized, .enabled(if: UserGuest.hasAVX)) struct DirectExecutionTests {
     private func make() throws -> (UserGuest, DirectExecution) {
         let user = try UserGuest(direct: true)
         return (user, try #require(user.guest.engine.directExecution))
