@@ -304,10 +304,18 @@ bool apus_direct_unmap_all(apus_direct *direct) {
 }
 
 static bool has_upper(const apus_direct *direct) {
-    for (size_t index = 0; index < UPPER_BYTES; index++) {
-        if (direct->state[UPPER + index]) return true;
-    }
-    return false;
+    uint8_t any = 0;
+    for (size_t index = 0; index < UPPER_BYTES; index++) any |= direct->state[UPPER + index];
+    return any != 0;
+}
+
+/// General register `number`, in hardware order, among those of ptrace.
+static unsigned long long *general(struct user_regs_struct *registers, int number) {
+#define AT(name) offsetof(struct user_regs_struct, name)
+    static const uint8_t places[16] = {AT(rax), AT(rcx), AT(rdx), AT(rbx), AT(rsp), AT(rbp), AT(rsi), AT(rdi),
+                                       AT(r8), AT(r9), AT(r10), AT(r11), AT(r12), AT(r13), AT(r14), AT(r15)};
+#undef AT
+    return (unsigned long long *)((char *)registers + places[number]);
 }
 
 /// Has the process run where this thread does: they take turns, and waking each other on another processor costs several times as much.
@@ -324,11 +332,7 @@ static void follow(apus_direct *direct) {
 bool apus_direct_put(apus_direct *direct, const apus_vcpu *cpu) {
     follow(direct);
     struct user_regs_struct *to = &direct->registers;
-    const uint64_t *from = cpu->gpr;
-    to->rax = from[0], to->rcx = from[1], to->rdx = from[2], to->rbx = from[3];
-    to->rsp = from[4], to->rbp = from[5], to->rsi = from[6], to->rdi = from[7];
-    to->r8 = from[8], to->r9 = from[9], to->r10 = from[10], to->r11 = from[11];
-    to->r12 = from[12], to->r13 = from[13], to->r14 = from[14], to->r15 = from[15];
+    for (int number = 0; number < 16; number++) *general(to, number) = cpu->gpr[number];
     to->rip = cpu->rip;
     to->eflags = cpu->arith_flags | (cpu->system_flags & CHANGEABLE) | 0x202;
     to->fs_base = cpu->seg[APUS_FS].base;
@@ -347,12 +351,8 @@ bool apus_direct_put(apus_direct *direct, const apus_vcpu *cpu) {
 }
 
 void apus_direct_take(apus_direct *direct, apus_vcpu *cpu) {
-    const struct user_regs_struct *from = &direct->registers;
-    uint64_t *to = cpu->gpr;
-    to[0] = from->rax, to[1] = from->rcx, to[2] = from->rdx, to[3] = from->rbx;
-    to[4] = from->rsp, to[5] = from->rbp, to[6] = from->rsi, to[7] = from->rdi;
-    to[8] = from->r8, to[9] = from->r9, to[10] = from->r10, to[11] = from->r11;
-    to[12] = from->r12, to[13] = from->r13, to[14] = from->r14, to[15] = from->r15;
+    struct user_regs_struct *from = &direct->registers;
+    for (int number = 0; number < 16; number++) cpu->gpr[number] = *general(from, number);
     cpu->rip = from->rip;
     cpu->arith_flags = from->eflags & ARITHMETIC;
     cpu->system_flags = (cpu->system_flags & ~(uint32_t)CHANGEABLE) | (from->eflags & CHANGEABLE);

@@ -3,7 +3,6 @@
 // Modelled: a program that calls or faults often stays with the engine, which does that in a hundredth of the time.
 
 internal import CProcessor
-internal import Glibc
 
 /// Whether it is worth it. Times are nanoseconds.
 struct DirectPolicy {

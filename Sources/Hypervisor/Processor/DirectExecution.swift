@@ -27,7 +27,7 @@ public final class DirectExecution: @unchecked Sendable {
     var systemTime: UInt64 = 0
     private var isAttached = false
 
-    private struct Page: Equatable {
+    private struct Page {
         /// Where it lies in the memory file.
         var offset: UInt64
         /// As in mmap.
@@ -83,19 +83,19 @@ public final class DirectExecution: @unchecked Sendable {
 
     /// The page at `linear` may lead elsewhere from now on.
     func forget(_ linear: UInt64) {
-        guard pages.removeValue(forKey: linear &>> 12) != nil else { return }
-        stale.append(linear &>> 12)
-    }
-
-    func forgetAll() {
-        isAllStale = true
+        if pages[linear &>> 12] != nil { drop([linear &>> 12]) }
     }
 
     /// The same for the part of 2^`shift` bytes around `linear`.
     func forgetPart(_ linear: UInt64, _ shift: UInt64) {
-        let (part, pageShift) = (linear &>> shift, shift &- 12)
-        for page in pages.keys where page &>> pageShift == part { stale.append(page) }
-        for page in stale { pages[page] = nil }
+        drop(pages.keys.filter { $0 &>> (shift &- 12) == linear &>> shift })
+    }
+
+    func forgetAll() { isAllStale = true }
+
+    private func drop(_ numbers: [UInt64]) {
+        for number in numbers { pages[number] = nil }
+        stale += numbers
     }
 
     /// The address space has a new number, and nothing else has changed.
@@ -106,13 +106,9 @@ public final class DirectExecution: @unchecked Sendable {
     /// Stores to the page at `host` are to be seen from now on; whether the process could make some.
     func forgetStores(to host: UnsafeMutableRawPointer) -> Bool {
         guard !pages.isEmpty, let offset = offset(of: host) else { return false }
-        var found = false
-        for (number, page) in pages where page.offset == offset && page.isWritable {
-            stale.append(number)
-            found = true
-        }
-        for number in stale { pages[number] = nil }
-        return found
+        let stores = pages.filter { $0.value.offset == offset && $0.value.isWritable }
+        drop(Array(stores.keys))
+        return !stores.isEmpty
     }
 
     private func offset(of host: UnsafeRawPointer) -> UInt64? {
@@ -188,7 +184,8 @@ public final class DirectExecution: @unchecked Sendable {
                 if let page = look(cpu, other, isFetch: isFetch, isStore: false) { add(other, page) }
             }
         }
-        if addPending(), apus_direct_change(process) { return true }
+        listPending()
+        if apus_direct_change(process) { return true }
         forgetAll()
         return false
     }
@@ -237,16 +234,15 @@ public final class DirectExecution: @unchecked Sendable {
         {
             pending = (first, count &+ 1, start)
         } else {
-            _ = addPending()
+            listPending()
             pending = (number, 1, page)
         }
     }
 
-    private func addPending() -> Bool {
-        guard let (first, count, page) = pending else { return true }
+    /// The list is empty when a page is missed, and has room for all around it.
+    private func listPending() {
+        guard let (first, count, page) = pending else { return }
         pending = nil
-        if apus_direct_room(process) == 0, !apus_direct_change(process) { return false }
         apus_direct_map(process, first &<< 12, count &<< 12, page.protection, page.offset)
-        return true
     }
 }
